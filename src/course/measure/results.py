@@ -1,0 +1,263 @@
+"""The book's one table of results: every chapter adds its models, so that chapters can be compared.
+
+The numbers come from the metadata of the shipped weights, where the training run left them; nothing is typed
+by hand but the order and the titles in `MODELS`.  `write` renders them into book/ and `check` tells whether
+it still has to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from course import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Shipped weights -> chapter and title, in the order of the table. A chapter that ships a model adds its line
+# here.
+MODELS: dict[str, tuple[int, str]] = {}
+
+BOOK = Path(__file__).parents[3] / "book"
+START = "% results: start (the lines up to the end mark are written by `course results`)"
+END = "% results: end"
+MARKERS = "osD^vP"  # one for each data set, beside its colour
+
+
+def rows() -> list[dict[str, Any]]:
+    """The table's rows: the shipped models of `MODELS`, with what their metadata tells.
+
+    Keys: name, chapter, title, dataset, parameters, seconds (training), hardware, commit, and the metrics
+    psnr (dB), frechet, floor (real against real for the same number of samples) and ms_per_image; a metric
+    that was not taken is None.
+    """
+    from course.train import weights
+
+    shipped = set(weights.names())
+    table = []
+    for name, (chapter, title) in MODELS.items():
+        if name in shipped:
+            info = weights.info(name)
+            metrics = info["metrics"]
+            row = {"name": name, "chapter": chapter, "title": title}
+            row |= {key: info.get(key) for key in ("dataset", "parameters", "seconds", "hardware", "commit")}
+            row |= {"floor": metrics.get("frechet_floor")}
+            table.append(row | {key: metrics.get(key) for key in ("psnr", "frechet", "ms_per_image")})
+    return table
+
+
+def write(book: Path | str = BOOK) -> list[Path]:
+    """Write results.json, the table in results.md and _static/results.png; returns their paths.
+
+    book: the book's folder, in a clone of the repository. results.md must be there with its two mark lines:
+    the prose around them is kept.
+    Raises UserError when it is not, or when a file cannot be written.
+    """
+    from course.show import style
+
+    table = rows()
+    data, page, picture = _paths(book)
+    text = _page(page, table)
+    try:
+        data.write_text(_json(table), encoding="utf-8")
+        page.write_text(text, encoding="utf-8")
+        picture.parent.mkdir(exist_ok=True)
+        # the digest in the picture's own metadata tells what it shows; its bytes change with matplotlib's
+        # version
+        figure(table).savefig(
+            picture, dpi=style.DPI, metadata={"Description": _digest(table), "Software": None}
+        )
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename}: {error.strerror}") from None
+    return [data, page, picture]
+
+
+def check(book: Path | str = BOOK) -> list[str]:
+    """What is out of date, one line each; an empty list when the book shows what the shipped weights say."""
+    from course.train import weights
+
+    table, shipped = rows(), set(weights.names())
+    data, page, picture = _paths(book)
+    lines = [
+        f"{name} is in MODELS but not among the shipped weights" for name in MODELS if name not in shipped
+    ]
+    for name in sorted(shipped - set(MODELS)):
+        if "frechet" in weights.info(name)["metrics"]:
+            lines.append(f"{name} has a Frechet distance but no line in MODELS (course/measure/results.py)")
+    if not data.exists() or data.read_text(encoding="utf-8") != _json(table):
+        lines.append(f"{data.name} differs from the weights: run `course results`")
+    if page.read_text(encoding="utf-8") != _page(page, table):
+        lines.append(f"{page.name} differs from the weights: run `course results`")
+    if _shown(picture) != _digest(table):
+        lines.append(f"{picture.name} differs from the weights: run `course results`")
+    return lines
+
+
+def markdown(table: list[dict[str, Any]]) -> str:
+    """The rows as a MyST table."""
+    lines = [
+        "| Chapter | Model | Data | PSNR (dB) | Fréchet | Floor | Times floor "
+        "| Weights | Training | ms per image |",
+        "|:-:|:--|:--|--:|--:|--:|--:|--:|:--|--:|",
+    ]
+    for row in table:
+        cells = (
+            _chapter(row["chapter"]),
+            row["title"],
+            row["dataset"],
+            _number(row["psnr"], 3),
+            _number(row["frechet"], 3),
+            _number(row["floor"], 2),
+            _number(_ratio(row), 2),
+            _count(row["parameters"]),
+            f"{_duration(row['seconds'])}, {row['hardware']}",
+            _number(row["ms_per_image"], 2),
+        )
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def figure(table: list[dict[str, Any]]) -> Figure:
+    """Frechet distance over floor against milliseconds per image, for each model that has both."""
+    from course.show import style
+
+    points = [row | {"ratio": _ratio(row)} for row in table if _ratio(row) and row["ms_per_image"]]
+    points.sort(key=lambda row: row["ratio"])
+    with style.context():
+        canvas, axis = style.axes(height=4.2)
+        x, y = [row["ms_per_image"] for row in points], [row["ratio"] for row in points]
+        axis.set(
+            xscale="log", yscale="log", xlabel="milliseconds per image", ylabel="Fréchet distance / floor"
+        )
+        axis.set_xlim(min(x, default=0.1) / 3, max(x, default=10) * 3)
+        axis.set_ylim(min([0.7, *y]) * 0.8, max([10, *y]) * 4)
+        axis.axhline(1, color=style.INK, linewidth=1.2, linestyle="--")
+        axis.annotate(
+            "real pictures",
+            (1, 1),
+            (-4, 4),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            ha="right",
+        )
+        for axis_ in (axis.xaxis, axis.yaxis):
+            axis_.set_major_formatter(lambda value, _: f"{value:g}")  # 100, not 10^2
+        colours = [style.COLOURS[role] for role in ("model", "rival", "third", "fourth", "accent", "faint")]
+        for n, dataset in enumerate(sorted({row["dataset"] for row in points})):
+            own = [row for row in points if row["dataset"] == dataset]
+            axis.scatter(
+                [row["ms_per_image"] for row in own],
+                [row["ratio"] for row in own],
+                s=70,
+                color=colours[n % len(colours)],
+                marker=MARKERS[n % len(MARKERS)],
+                label=dataset,
+                zorder=3,
+            )
+        if points:
+            canvas.legend(loc="outside upper right", ncols=4)
+            canvas.draw_without_rendering()  # settles the layout, so that labels can be placed in points
+            _label(axis, points)
+    return canvas
+
+
+def _label(axis: Axes, points: list[dict[str, Any]]) -> None:
+    """Each point's title beside it, on the side with more room, moved up until it covers nothing."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    from course.show import style
+
+    left, right = axis.get_xlim()
+    places = [(row["ms_per_image"], row["ratio"]) for row in points]
+    taken = [
+        Bbox.from_extents(*(at - 10), *(at + 10)) for at in axis.transData.transform(places)
+    ]  # the marks
+    for row, place in zip(points, places):
+        side = "left" if place[0] < (left * right) ** 0.5 else "right"
+        line = {"arrowstyle": "-", "color": style.MUTED, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 4}
+        line["relpos"] = (0 if side == "left" else 1, 0.5)
+        title = axis.annotate(
+            row["title"],
+            place,
+            textcoords="offset points",
+            xytext=(0, 0),
+            ha=side,
+            va="center",
+            arrowprops=line,
+        )
+        title.set_in_layout(False)  # or the axes would shrink
+        for height in itertools.count(0, 3):
+            title.set_position((10 if side == "left" else -10, height))
+            box = Text.get_window_extent(title)  # Annotation's own would include the line
+            if not any(box.overlaps(other) for other in taken):
+                break
+        title.arrow_patch.set_visible(height > 6)
+        taken.append(box)
+
+
+def _paths(book: Path | str) -> tuple[Path, Path, Path]:
+    book = Path(book)
+    if not (book / "results.md").exists():
+        raise UserError(f"no results.md in {book}: the results table is written in a clone of the repository")
+    return book / "results.json", book / "results.md", book / "_static" / "results.png"
+
+
+def _page(page: Path, table: list[dict[str, Any]]) -> str:
+    """results.md as it should be: its own prose, this table between the marks."""
+    before, start, rest = page.read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise UserError(f"{page} must hold the lines {START!r} and {END!r}")
+    return f"{before}{START}\n\n{markdown(table)}\n\n{END}{after}"
+
+
+def _json(table: list[dict[str, Any]]) -> str:
+    return json.dumps(table, indent=2, ensure_ascii=False) + "\n"
+
+
+def _digest(table: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(_json(table).encode()).hexdigest()
+
+
+def _shown(picture: Path) -> str | None:
+    """The digest of the rows that a picture was drawn from."""
+    from PIL import Image
+
+    if not picture.exists():
+        return None
+    with Image.open(picture) as image:
+        return image.info.get("Description")
+
+
+def _ratio(row: dict[str, Any]) -> float | None:
+    return row["frechet"] / row["floor"] if row["frechet"] and row["floor"] else None
+
+
+def _chapter(number: int) -> str:
+    """The chapter's number, as a link where there is a notebook."""
+    notebooks = sorted((BOOK.parent / "notebooks").glob(f"{number:02d}_*.ipynb"))
+    return f"[{number}](../notebooks/{notebooks[0].name})" if notebooks else str(number)
+
+
+def _number(value: float | None, digits: int) -> str:
+    """Rounded to so many significant digits, 1234 as 1200 and not as 1.2e+03; a dash for None."""
+    if value is None:
+        return "–"
+    text = f"{value:#.{digits}g}"
+    return f"{float(text):.0f}" if "e+" in text else text.rstrip(".")
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} M" if parameters >= 1e6 else f"{parameters / 1e3:.0f} k"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

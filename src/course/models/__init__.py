@@ -1,0 +1,1 @@
+"""What learns: ``nn.Module`` classes only, one idea a file."""

@@ -1,0 +1,52 @@
+"""The small parts that several networks share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """The same layer with its parameters set to zero, so that a residual branch ending in it starts as nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation in groups of at least eight channels (Wu & He 2018); it does not depend on the batch."""
+    return nn.GroupNorm(max(1, min(32, channels // 8)), channels)
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions added to their input (He et al. 2016, eq. 1, in the pre-activation form).
+
+    The second convolution starts at zero: at first the block passes its input on unchanged, and deep stacks train
+    from the first step.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm1, self.conv1 = norm(channels), nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2, self.conv2 = norm(channels), zeroed(nn.Conv2d(channels, channels, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
+        h = self.conv1(nn.functional.silu(self.norm1(x)))
+        return x + self.conv2(nn.functional.silu(self.norm2(h)))
+
+
+def coordinates(x: Tensor) -> Tensor:
+    """Two channels that tell a convolution where it is: column and row from -1 to 1 (CoordConv, Liu et al. 2018).
+
+    Args:
+        x: any tensor (B, C, H, W).
+
+    Returns:
+        (B, 2, H, W), of x's type and device; -1 and 1 are the outer edges of the picture, not the pixel centres, so that
+        the same place has the same number at every resolution.
+    """
+    b, _, h, w = x.shape
+    rows = (torch.arange(h, device=x.device, dtype=x.dtype) * 2 + 1) / h - 1
+    columns = (torch.arange(w, device=x.device, dtype=x.dtype) * 2 + 1) / w - 1
+    grid = torch.stack([columns.expand(h, w), rows[:, None].expand(h, w)])
+    return grid.expand(b, 2, h, w)

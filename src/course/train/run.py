@@ -1,0 +1,206 @@
+"""A recipe with a profile, from its first step to the result file."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from course import UserError
+from course.train import checkpoint, recipes
+from course.train.fit import Progress, fit
+from course.train.settings import override
+
+
+def run(
+    recipe: str,
+    profile: str = "quick",
+    *,
+    overrides: Iterable[str] = (),
+    name: str | None = None,
+    out: str | Path = "runs",
+    resume: bool = False,
+    watch: Callable[[Iterable[Progress]], Iterable[Progress]] = iter,
+) -> Path:
+    """Train a recipe's model, measure it, and write ``out/name-profile/name.safetensors``.
+
+    A checkpoint beside the result is written fifty times over the run, and when Ctrl-C or a termination signal stops
+    it; ``resume`` goes on from there.  What is measured is the model as it is written, rounded to float16.
+
+    Args:
+        recipe: name of a recipe.
+        profile: one of its profiles.
+        overrides: settings to change, as ``key=value``.
+        name: of the result; the recipe's own if None.
+        out: folder for all results.
+        resume: go on from the checkpoint.
+        watch: wraps the progress of the training, for a progress bar.
+
+    Returns:
+        The result file, in every process; process 0 writes it.
+
+    Raises:
+        UserError: anything asked for does not exist or is not allowed; nothing is written then.
+        KeyboardInterrupt: stopped by a signal, after writing the checkpoint.
+    """
+    home = recipes.get(recipe)
+    if profile not in home.PROFILES:
+        raise UserError(f"unknown profile {profile!r}; {recipe} has: {', '.join(home.PROFILES)}")
+    settings = override(home.PROFILES[profile], overrides)
+    name = name or recipe
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
+        raise UserError(f"a name may have letters, digits, - and _, not {name!r}")
+    folder = Path(out) / f"{name}-{profile}"
+    _demand_writable(folder)
+    origin = json.loads(json.dumps({"recipe": recipe, "profile": profile, "settings": asdict(settings)}))
+    unfinished = folder / "checkpoint.safetensors"
+    if resume:
+        _demand_same(unfinished, origin)
+
+    # Build
+    torch.manual_seed(settings.seed)  # the weights to start from
+    model = home.model(settings)
+    task = home.build(settings, model)
+    player = next(player for player in task.players if player.module is model)
+
+    # Train
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}") from None
+    updates = fit(
+        task.players,
+        task.batches,
+        settings.steps,
+        seed=settings.seed,
+        precision=getattr(settings, "precision", "no"),  # a setting that a recipe may have
+        checkpoint=unfinished,
+        every=max(1, settings.steps // 50),
+        resume=resume,
+        meta=origin,
+    )
+    with _patience() as stopped:
+        for _ in watch(updates):
+            if stopped:
+                updates.close()  # writes the checkpoint
+                raise KeyboardInterrupt
+
+    # Measure and write
+    result = folder / f"{name}.safetensors"
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        trained = player.trained.cpu().eval()
+        tensors = rounded(trained)
+        checkpoint.restore(trained, tensors, result)
+        torch.manual_seed(settings.seed)
+        metrics = {key: float(value) for key, value in task.measure(trained).items()}
+        meta = {
+            "kind": "weights",
+            "name": name,
+            **origin,
+            "dataset": settings.dataset,
+            "commit": commit(),
+            "steps": settings.steps,
+            "hardware": hardware(),
+            "seconds": round(checkpoint.describe(unfinished)["seconds"], 1),
+            "metrics": metrics,
+            "date": datetime.date.today().isoformat(),
+            "parameters": sum(p.numel() for p in trained.parameters()),
+        }
+        checkpoint.save(result, tensors, meta)
+    return result
+
+
+def rounded(model: nn.Module) -> dict[str, Tensor]:
+    """A model's tensors, floating-point ones as float16 unless that overflows."""
+    tensors = {}
+    for key, value in model.state_dict().items():
+        half = value.half() if value.is_floating_point() else value
+        tensors[key] = half if torch.isfinite(half).all() else value
+    return tensors
+
+
+def commit() -> str:
+    """The git revision of this package's source, with ``-dirty`` if it was changed since; else "unknown"."""
+    here = Path(__file__).parent
+    try:
+        # Installed in somebody else's repository, this file is not one of theirs.
+        subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, check=True, capture_output=True)
+        ask = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+        return subprocess.run(ask, cwd=here, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def hardware() -> str:
+    """What this process trains on: the GPU's name, or the CPU's with its number of cores, and how many processes."""
+    from accelerate import PartialState
+
+    world = PartialState()
+    if world.device.type == "cuda":
+        text = torch.cuda.get_device_name(world.device)
+    else:
+        text = f"{_cpu()}, {os.cpu_count()} cores"
+        text = text if world.device.type == "cpu" else f"{world.device.type} of {text}"
+    return text if world.num_processes == 1 else f"{text}, {world.num_processes} processes"
+
+
+def _cpu() -> str:
+    table = Path("/proc/cpuinfo")  # elsewhere than on Linux the platform module knows the name
+    lines = table.read_text().splitlines() if table.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _demand_writable(folder: Path) -> None:
+    """Complain before the work, not after it, and without leaving an empty folder."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write into {folder}: {existing} is no folder that may be written to")
+
+
+def _demand_same(path: Path, origin: dict[str, Any]) -> None:
+    """Resume only what was asked for then: a checkpoint of the same recipe, profile and settings."""
+    if not path.exists():
+        raise UserError(f"nothing to resume: there is no {path}")
+    meta = checkpoint.describe(path)
+    old, new = (
+        {"recipe": m.get("recipe"), "profile": m.get("profile"), **m.get("settings", {})} for m in (meta, origin)
+    )
+    for key in {**new, **old}:
+        if old.get(key) != new.get(key):
+            raise UserError(f"cannot resume {path}: it was made with {key}={old.get(key)}, not {new.get(key)}")
+
+
+@contextmanager
+def _patience() -> Iterator[list[int]]:
+    """Collects the first stop signal in a list instead of dying in the middle of an update; the second one kills."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
+        yield received
+        return
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

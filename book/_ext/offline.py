@@ -1,9 +1,9 @@
 """Sphinx extension: the built book loads nothing from another host.
 
-MathJax is copied out of the installed package sphinx-mathjax-offline into the book's static files. The package's own
-extension copies its whole 15 MB; a page needs one script, its fonts and the extensions that TeX commands load on
-demand. Widgets in stored outputs (progress bars) need a script from another host to be drawn; the page leaves them
-out.
+MathJax is copied out of the installed package sphinx-mathjax-offline into the book's static files. The
+package's own extension copies its whole 15 MB; a page needs one script, its fonts and the extensions that TeX
+commands load on demand. Widgets in stored outputs (progress bars) need a script from another host to be
+drawn; the page leaves them out.
 """
 
 import json

@@ -49,12 +49,19 @@ def parser() -> Parser:
     command = commands.add_parser("list", help="recipes with their profiles, shipped weights, data sets")
     command.set_defaults(command=show_all)
 
-    command = commands.add_parser("train", help="train a recipe's model and write runs/NAME-PROFILE/NAME.safetensors")
+    command = commands.add_parser(
+        "train", help="train a recipe's model and write runs/NAME-PROFILE/NAME.safetensors"
+    )
     command.add_argument("recipe", help="see: course list")
     command.add_argument("--profile", default="quick", help="smoke, quick (default) or full")
     command.add_argument("--resume", action="store_true", help="go on from the checkpoint of an earlier run")
     command.add_argument(
-        "--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="change settings of the profile"
+        "--set",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="change settings of the profile",
     )
     command.add_argument("--name", help="name of the result (default: the recipe's)")
     command.add_argument("--out", default="runs", help="folder for results (default: runs)")
@@ -119,6 +126,7 @@ def progress_bar(updates: Iterable[Progress]) -> Iterator[Progress]:
             bar.set_postfix({key: f"{value:.4g}" for key, value in progress.losses.items()}, refresh=False)
         yield progress
     if bar is not None:
+        bar.set_postfix({key: f"{value:.4g}" for key, value in progress.losses.items()})
         bar.close()
 
 
@@ -135,8 +143,9 @@ def show_weights(options: argparse.Namespace) -> None:
         return
     for name in weights.names():
         meta = weights.info(name)
-        size = (weights.folder() / f"{name}.safetensors").stat().st_size
-        print(f"{name:<20} {size / 1e6:5.2f} MB  {meta['recipe']} on {meta['dataset']}, {meta['parameters']:,} parameters")
+        size = (weights.folder() / f"{name}.safetensors").stat().st_size / 1e6
+        count = f"{meta['parameters']:,} parameters"
+        print(f"{name:<20} {size:5.2f} MB  {meta['recipe']} on {meta['dataset']}, {count}")
 
 
 def write_results(options: argparse.Namespace) -> None:

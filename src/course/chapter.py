@@ -6,11 +6,17 @@ must not get the default one in silence, so each notebook checks its parameters 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from course import UserError
+from course.measure.expect import Unechoed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from course.train.fit import Progress
 
 PROFILES = ("smoke", "quick", "full")
 
@@ -55,3 +61,56 @@ def pick(profile: str, *, smoke: Any, quick: Any, full: Any) -> Any:
     if profile not in values:
         raise UserError(f"unknown profile {profile!r}; choose from {', '.join(PROFILES)}")
     return values[profile]
+
+
+def watch(updates: Iterable[Progress], steps: int) -> Iterable[Progress]:
+    """The updates of a training, with a progress bar that leaves nothing behind when it is done.
+
+    Args:
+        updates: from :func:`course.train.fit.fit`.
+        steps: how many there will be.
+    """
+    from tqdm.auto import tqdm
+
+    return tqdm(updates, total=steps, leave=False)
+
+
+def train(recipe: str, **settings: Any) -> tuple[nn.Module, list[dict[str, float]]]:
+    """Train a recipe's model inside a notebook, under a progress bar.
+
+    Args:
+        recipe: name of a recipe; its ``quick`` profile gives the settings that are not named.
+        settings: what differs from it.
+
+    Returns:
+        The trained model in evaluation mode on the CPU, and the losses of every update.
+
+    Raises:
+        UserError: an unknown recipe or setting, or a value that is not allowed.
+    """
+    import torch
+
+    from course.train import recipes
+    from course.train.fit import fit
+    from course.train.settings import override
+
+    home = recipes.get(recipe)
+    chosen = override(home.PROFILES["quick"], [f"{key}={value}" for key, value in settings.items()])
+    torch.manual_seed(chosen.seed)  # the weights to start from
+    model = home.model(chosen)
+    task = home.build(chosen, model)
+    player = next(player for player in task.players if player.module is model)
+    precision = getattr(chosen, "precision", "no")
+    updates = fit(task.players, task.batches, chosen.steps, seed=chosen.seed, precision=precision)
+    losses = [update.losses for update in watch(updates, chosen.steps)]
+    return player.trained.cpu().eval(), losses
+
+
+def report(name: str, value: float, low: float | None, high: float | None, unit: str = "") -> float:
+    """Print a value beside the range that holds for the page's own parameters, without checking it.
+
+    Stands in for :func:`course.measure.expect` when a chapter runs on other data or in another profile.
+    """
+    span = " .. ".join("" if bound is None else f"{bound:g}" for bound in (low, high)).strip(". ")
+    print(f"{name}: {float(value):.4g} {unit}".rstrip() + f" (this page's own run: {span})")
+    return Unechoed(value)

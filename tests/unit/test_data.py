@@ -164,7 +164,10 @@ def test_real_sets_take_any_seed():
         (("glyphs", "train", {"seed": 0.5}), "seed must be"),
         (("glyphs", "train", {"root": "somewhere"}), "glyphs reads no files"),
         (("glyphs", "train", {"style": "bold"}), "glyphs has no option 'style'; it has none of its own"),
-        (("folder", "train", {"style": "bold"}), "folder has no option 'style'; its own options are channels"),
+        (
+            ("folder", "train", {"style": "bold"}),
+            "folder has no option 'style'; its own options are channels",
+        ),
     ],
 )
 def test_bad_arguments(arguments, words):
@@ -178,7 +181,8 @@ def test_bad_arguments(arguments, words):
 
 def test_nothing_is_imported_early():
     code = (
-        "import sys, course.data; early = {'torch', 'sklearn', 'torchvision', 'matplotlib', 'PIL'} & set(sys.modules);"
+        "import sys, course.data;"
+        "early = {'torch', 'sklearn', 'torchvision', 'matplotlib', 'PIL'} & set(sys.modules);"
         "assert not early, early; course.data.load('glyphs', count=1).batch([0]);"
         "late = {'sklearn', 'torchvision', 'matplotlib.pyplot'} & set(sys.modules); assert not late, late"
     )

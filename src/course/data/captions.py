@@ -62,13 +62,15 @@ def _place_words(place: str) -> str:
     return "in the center" if place == "center" else f"at the {place}"
 
 
-def caption(factors: Mapping[str, Sequence[int] | int], detail: str = "terse", motion: int | None = None) -> str:
+def caption(
+    factors: Mapping[str, Sequence[int] | int], detail: str = "terse", motion: int | None = None
+) -> str:
     """Describe one scene.
 
-    ``factors`` holds "kind", "colour", "size", "place", "style" (one index a shape, -1 where there is none) and
-    "ground" (one index); ``motion`` is an index into MOTIONS for a video. Terse: "large red circle top left";
-    detailed: "a large red circle with a hatched fill at the top left, on a speckled ground". With a motion:
-    "a large red circle bounces to the right".
+    ``factors`` holds "kind", "colour", "size", "place", "style" (one index a shape, -1 where there is none)
+    and "ground" (one index); ``motion`` is an index into MOTIONS for a video. Terse: "large red circle top
+    left"; detailed: "a large red circle with a hatched fill at the top left, on a speckled ground". With a
+    motion: "a large red circle bounces to the right".
     """
     phrases = []
     for kind, colour, size, place, style in zip(

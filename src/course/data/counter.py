@@ -1,7 +1,8 @@
-"""Randomness without state: every number is a function of a key and of counters, never of what was drawn before.
+"""Randomness without state: every number is a function of a key and counters, not of what was drawn before.
 
-That is what makes item 4711 of a data set the same in any batch, in any process and on any machine. Everything is
-integer arithmetic modulo 2^64 on top of ``base.mix``, so there is nothing that could be rounded differently.
+That is what makes item 4711 of a data set the same in any batch, in any process and on any machine.
+Everything is integer arithmetic modulo 2^64 on top of ``base.mix``, so there is nothing that could be rounded
+differently.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from course.data.base import GOLDEN, mix
 
 
 def bits(*counters: int | np.ndarray) -> np.ndarray:
-    """Hash non-negative integers (scalars or arrays, broadcast together) to uint64 arrays of at least one axis."""
+    """Hash integers >= 0 (scalars or arrays, broadcast together) to a uint64 array of at least one axis."""
     state = np.zeros(1, np.uint64)
     for counter in counters:
         state = mix(state + GOLDEN * (np.atleast_1d(np.asarray(counter, np.uint64)) + np.uint64(1)))
@@ -27,8 +28,8 @@ def uniform(*counters: int | np.ndarray) -> np.ndarray:
 def permute(position: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
     """Map positions 0..n-1 one to one onto 0..n-1, by a different permutation for each key.
 
-    A four-round Feistel network permutes the next power of four; what falls outside 0..n-1 goes round again until
-    it lands inside ("cycle walking"), which keeps the map one to one without storing a table.
+    A four-round Feistel network permutes the next power of four; what falls outside 0..n-1 goes round again
+    until it lands inside ("cycle walking"), which keeps the map one to one without storing a table.
     """
     half = np.uint64(max(1, (int(n - 1).bit_length() + 1) // 2))
     low = np.uint64((1 << int(half)) - 1)
@@ -47,9 +48,10 @@ def permute(position: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
 def deal(index: np.ndarray, choices: tuple[int, ...], *key: int) -> tuple[np.ndarray, ...]:
     """Deal every combination of factors equally often.
 
-    Think of a pack with one card for each combination of ``choices`` (how many values each factor has). The pack
-    is shuffled, dealt to consecutive indices, shuffled anew, dealt again: n consecutive indices that start at a
-    multiple of n = prod(choices) see each combination exactly once. Returns one int64 array a factor.
+    Think of a pack with one card for each combination of ``choices`` (how many values each factor has). The
+    pack is shuffled, dealt to consecutive indices, shuffled anew, dealt again: n consecutive indices that
+    start at a multiple of n = prod(choices) see each combination exactly once. Returns one int64 array a
+    factor.
     """
     n = 1
     for count in choices:

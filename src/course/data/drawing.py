@@ -1,12 +1,12 @@
 """Drawing: many figures at once, as arrays, with smooth edges.
 
-A figure is described by its signed distance: how many pixels a point lies outside (positive) or inside (negative)
-its outline. Half a pixel of transition around zero gives a smooth edge, and stripes of the same distance give
-outlines and rings. Coordinates are in pixels, x to the right, y downwards; pixel (i, j) has its middle at
-(j + 0.5, i + 0.5).
+A figure is described by its signed distance: how many pixels a point lies outside (positive) or inside
+(negative) its outline. Half a pixel of transition around zero gives a smooth edge, and stripes of the same
+distance give outlines and rings. Coordinates are in pixels, x to the right, y downwards; pixel (i, j) has its
+middle at (j + 0.5, i + 0.5).
 
-Only operations that IEEE 754 rounds in one way are used (+ - * / sqrt, minimum, maximum, floor, comparison, on
-float32; sines come from a rounded table), so that a picture has the same bytes on every machine.
+Only operations that IEEE 754 rounds in one way are used (+ - * / sqrt, minimum, maximum, floor, comparison,
+on float32; sines come from a rounded table), so that a picture has the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from course.data.captions import COLOURS, GROUNDS, KINDS, STYLES
 from course.data.counter import bits, uniform
 
 TURN = 4096  # angles are whole numbers, this many to a full turn; positive turns clockwise on the screen
-REACH = 1.25  # no figure reaches further from its centre than this multiple of its radius
+# How far from its centre each of KINDS goes, in radii, whatever its angle; and the largest of these.
+REACHES = np.array([1.0, 1.16, 1.25, 1.25, 1.21, 1.21], np.float32)
+REACH = 1.25
 
 # Chosen to differ in lightness as well as in hue, so that neighbours stay apart for colour-blind eyes.
 RGB = {
@@ -53,7 +55,7 @@ def sine(angle: np.ndarray) -> np.ndarray:
 
 
 class Figures(NamedTuple):
-    """N figures as arrays of shape (N,): kind, colour, style (indices), x, y, radius (pixels, float32), angle."""
+    """N figures as arrays (N,): kind, colour, style (indices), x, y, radius (pixels, float32), angle."""
 
     kind: np.ndarray
     colour: np.ndarray
@@ -64,25 +66,30 @@ class Figures(NamedTuple):
     angle: np.ndarray
 
 
-# --- signed distances: (u, v) are a figure's own coordinates, v downwards; r is the radius that the sizes speak of
+# --- signed distances; (u, v) are a figure's own coordinates, v downwards; r is the radius that sizes mean
 
 
 def circle(u: np.ndarray, v: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """A disc of radius r."""
     return np.sqrt(u * u + v * v) - r
 
 
 def square(u: np.ndarray, v: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """Half a side is 0.82 r, so that it looks as large as the circle."""
     return np.maximum(np.abs(u), np.abs(v)) - 0.82 * r
 
 
 def triangle(u: np.ndarray, v: np.ndarray, r: np.ndarray) -> np.ndarray:
-    # three half-planes; the distance to each side is the same at the centre: half of the circumradius
+    """Equal sides, a tip upwards: three half-planes, each half a circumradius from the centre."""
     return np.maximum(v, 0.8660254 * np.abs(u) - 0.5 * v) - 0.5 * REACH * r
 
 
 def star(u: np.ndarray, v: np.ndarray, r: np.ndarray) -> np.ndarray:
-    # Along and across the direction of the nearest of the five tips all edges are the same line, from the tip
-    # (1, 0) to the notch 0.5 * (cos 36, sin 36), in units of the tip's distance.
+    """Five tips, one upwards, and notches half as far from the centre.
+
+    Measured along and across the direction of the nearest tip, all ten edges are one line: from the tip
+    (1, 0) to the notch (cos 36, sin 36) / 2, in units of the tip's distance.
+    """
     u = np.abs(u)
     along = np.maximum(np.maximum(-v, 0.9510565 * u - 0.3090170 * v), 0.5877853 * u + 0.8090170 * v)
     across = np.sqrt(np.maximum(u * u + v * v - along * along, 0.0))
@@ -90,12 +97,13 @@ def star(u: np.ndarray, v: np.ndarray, r: np.ndarray) -> np.ndarray:
 
 
 def cross(u: np.ndarray, v: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """Two bars at a right angle."""
     u, v = np.abs(u), np.abs(v)
-    return np.maximum(np.maximum(u, v) - 1.08 * r, np.minimum(u, v) - 0.45 * r)
+    return np.maximum(np.maximum(u, v) - 1.13 * r, np.minimum(u, v) - 0.42 * r)
 
 
 def heart(u: np.ndarray, v: np.ndarray, r: np.ndarray) -> np.ndarray:
-    # a square standing on its tip (half diagonal h) with a half disc on each upper side
+    """A square standing on its tip, of half diagonal h, with a half disc on each upper side."""
     h = 0.95 * r
     u, v = np.abs(u), 1.25 * h - v  # v from the tip upwards
     disc = np.sqrt(np.square(u - 0.5 * h) + np.square(v - 1.5 * h)) - 0.7071068 * h
@@ -113,21 +121,24 @@ def cover(distance: np.ndarray) -> np.ndarray:
 
 
 def stripes(s: np.ndarray, period: float, width: float) -> np.ndarray:
-    """Smooth stripes across the coordinate s: 1 within width / 2 of s = period / 2 + any number of periods."""
+    """Smooth stripes across the coordinate s: 1 within width / 2 of period / 2 + any number of periods."""
     s = s / period
     return cover(np.abs(s - np.floor(s) - 0.5) * period - 0.5 * width)
 
 
-# --- styles: (coverage, tone) of each pixel; tone 0 is the colour itself, 1 its second tone (dark, or pale for dots)
+# --- styles; lengths are fractions of the canvas's shorter side, so that a scene looks the same at any size
 
-LINE = 0.043  # width of an outline; all lengths are fractions of the canvas's shorter side
+LINE = 0.043  # width of an outline
 RIM = 0.025  # of plain colour around a pattern, which keeps small silhouettes whole
-HATCH = 0.125
-DOTS = 0.14
-RINGS = 0.1
+HATCH, DOTS, RINGS = 0.125, 0.14, 0.1  # periods
+DARK = 0.3  # what is left of the colour in the dark tone of gradients and hatches
+PALE = 0.2  # and in the pale tone of dots and rings, which is mixed with white
 
 
-def _fill(style: str, distance: np.ndarray, u: np.ndarray, v: np.ndarray, r: np.ndarray, unit: int):
+def _fill(
+    style: str, distance: np.ndarray, u: np.ndarray, v: np.ndarray, r: np.ndarray, unit: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """How much ink each pixel gets, and how far the ink is from the colour (0) to its second tone (1)."""
     inside = cover(distance)
     if style == "filled":
         return inside, None
@@ -147,18 +158,15 @@ def _fill(style: str, distance: np.ndarray, u: np.ndarray, v: np.ndarray, r: np.
     return inside, stripes(distance, period, 0.5 * period)
 
 
-_DARK = 0.3  # how much of the colour is left in the second tone
-
-
 def _second(style: str, colour: np.ndarray) -> np.ndarray:
-    return 0.2 * colour + 0.8 * 255.0 if style in ("dotted", "rings") else _DARK * colour
+    return PALE * colour + (1 - PALE) * 255.0 if style in ("dotted", "rings") else DARK * colour
 
 
 def paint(canvas: np.ndarray, mask: np.ndarray, row: np.ndarray, figures: Figures) -> None:
     """Draw N figures, at most one to a canvas, over what is there.
 
-    canvas: (B, 3, H, W) float32, 0 to 255; mask: (B, H, W) uint8, set to 1 + kind inside the silhouettes; both are
-    changed. row: (N,) which canvas each figure goes to.
+    canvas: (B, 3, H, W) float32, 0 to 255; mask: (B, H, W) uint8, set to 1 + kind inside the silhouettes;
+    both are changed. row: (N,) which canvas each figure goes to.
     """
     height, width = canvas.shape[2:]
     group = figures.kind * len(STYLES) + figures.style
@@ -192,7 +200,7 @@ def paint(canvas: np.ndarray, mask: np.ndarray, row: np.ndarray, figures: Figure
 
 
 def post(canvas: np.ndarray, mask: np.ndarray, row: np.ndarray, x: np.ndarray, half: np.ndarray) -> None:
-    """Draw a neutral upright post over canvases ``row``: x (N,) its middle, half (N,) half its width, in pixels."""
+    """Draw upright grey posts over canvases ``row``: middle x and half width, (N,) each, in pixels."""
     distance = np.abs(np.arange(canvas.shape[3], dtype=np.float32) + 0.5 - x[:, None]) - half[:, None]
     amount = cover(distance)[:, None, None, :]
     below = canvas[row]
@@ -203,16 +211,15 @@ def post(canvas: np.ndarray, mask: np.ndarray, row: np.ndarray, x: np.ndarray, h
 # --- grounds
 
 CONTRAST = 13.0  # how far a texture leaves the ground's shade, of 255
-_STRIPE = 0.25
-_CHECK = 0.25
-_FLECK = 0.125
+WAVE = 0.25  # period of stripes and checks, of the shorter side
+FLECK = 0.125  # side of the cells that have one fleck each
 
 
 def grounds(ground: np.ndarray, shade: np.ndarray, key: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Empty canvases (N, 3, H, W) float32, 0 to 255.
 
-    ground: (N,) indices into GROUNDS; shade: (N,) indices into SHADES; key: (N,) uint64, where the textures get
-    their phases and flecks from; size: (H, W).
+    ground: (N,) indices into GROUNDS; shade: (N,) indices into SHADES; key: (N,) uint64, where the textures
+    get their phases and flecks from; size: (H, W).
     """
     height, width = size
     unit = min(size)
@@ -222,39 +229,38 @@ def grounds(ground: np.ndarray, shade: np.ndarray, key: np.ndarray, size: tuple[
     y = (np.arange(height, dtype=np.float32) + 0.5) / unit
     for code in range(1, len(GROUNDS)):
         rows = np.flatnonzero(ground == code)
-        if not len(rows):
-            continue
-        phase = [uniform(key[rows], axis)[:, None] for axis in range(2)]
-        texture = _TEXTURES[code - 1](x, y, phase, key[rows], unit)
-        canvas[rows] += CONTRAST * texture[:, None]
+        if len(rows):
+            canvas[rows] += CONTRAST * _TEXTURES[code - 1](x, y, key[rows], unit)[:, None]
     return canvas
 
 
-def _stripes(x, y, phase, key, unit):
-    wave = 2 * stripes((x / _STRIPE + phase[0]) * (_STRIPE * unit), _STRIPE * unit, 0.5 * _STRIPE * unit) - 1
-    return np.repeat(wave[:, None, :], len(y), axis=1)
+def _wave(at: np.ndarray, phase: np.ndarray, unit: int) -> np.ndarray:
+    """(N, length): stripes between -1 and 1 across one axis."""
+    period = WAVE * unit
+    return 2 * stripes((at / WAVE + phase[:, None]) * period, period, 0.5 * period) - 1
 
 
-def _checker(x, y, phase, key, unit):
-    period = _CHECK * unit
-    across = 2 * stripes((x / _CHECK + phase[0]) * period, period, 0.5 * period) - 1
-    down = 2 * stripes((y / _CHECK + phase[1]) * period, period, 0.5 * period) - 1
-    return down[:, :, None] * across[:, None, :]
+def _stripes(x: np.ndarray, y: np.ndarray, key: np.ndarray, unit: int) -> np.ndarray:
+    return np.repeat(_wave(x, uniform(key, 0), unit)[:, None, :], len(y), axis=1)
 
 
-def _speckle(x, y, phase, key, unit):
+def _checker(x: np.ndarray, y: np.ndarray, key: np.ndarray, unit: int) -> np.ndarray:
+    return _wave(y, uniform(key, 1), unit)[:, :, None] * _wave(x, uniform(key, 0), unit)[:, None, :]
+
+
+def _speckle(x: np.ndarray, y: np.ndarray, key: np.ndarray, unit: int) -> np.ndarray:
     # one fleck in each cell of a grid, light or dark, at a place of its own
-    column, row = np.floor(x / _FLECK), np.floor(y / _FLECK)
-    cells = row[:, None] * 4096 + column[None, :]
-    cells, where = np.unique(cells.astype(np.int64), return_inverse=True)
-    where = where.reshape(len(y), len(x))
-    random = bits(key[:, None], 2, cells[None, :])  # (N, cells)
-    middle = [((random >> np.uint64(shift)) & np.uint64(255)).astype(np.float32) / 255 for shift in (8, 16)]
+    x, y = x / FLECK, y / FLECK
+    column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    cells = np.arange(row[-1] + 1)[:, None] * 4096 + np.arange(column[-1] + 1)
+    random = bits(key[:, None, None], 2, cells)  # (N, rows, columns)
+    u, v = (((random >> np.uint64(shift)) & np.uint64(255)).astype(np.float32) / 255 for shift in (8, 16))
     sign = (random & np.uint64(1)).astype(np.float32) * 2 - 1
-    dx = (x / _FLECK - column)[None, None, :] - (0.3 + 0.4 * middle[0])[:, where]
-    dy = (y / _FLECK - row)[None, :, None] - (0.3 + 0.4 * middle[1])[:, where]
-    spot = cover((np.sqrt(dx * dx + dy * dy) - 0.28) * (_FLECK * unit))
-    return spot * sign[:, where]
+    here = (slice(None), row[:, None], column)  # from cells to pixels
+    dx = (x - column.astype(np.float32)) - (0.3 + 0.4 * u)[here]
+    dy = (y - row.astype(np.float32))[:, None] - (0.3 + 0.4 * v)[here]
+    spot = cover((np.sqrt(dx * dx + dy * dy) - 0.32) * (FLECK * unit))
+    return 1.3 * spot * sign[here]  # stronger than the other textures, since it covers less
 
 
 _TEXTURES = (_stripes, _checker, _speckle)

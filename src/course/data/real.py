@@ -215,7 +215,7 @@ def download(
     socket.setdefaulttimeout(6 * PATIENCE)  # torchvision sets none: a dead connection would hang for ever
     try:
         fetch()
-    except (RuntimeError, OSError, EOFError) as error:  # URLError is an OSError
+    except Exception as error:  # whatever torchvision and gdown raise, the remedy is the same
         raise UserError(f"{name} could not be downloaded ({_line(error)}): {otherwise}") from None
     finally:
         socket.setdefaulttimeout(before)

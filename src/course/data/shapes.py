@@ -1,8 +1,8 @@
-"""The shapes world: pictures of coloured figures, drawn on the fly from a seed and an index, all factors known."""
+"""The shapes world: pictures of coloured figures, drawn on the fly from a seed and an index."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ SPLITS = ("train", "test", "composition")
 COUNTS = {"train": 1_000_000, "test": 10_000, "composition": 10_000}
 SLOTS = 3  # most shapes in a scene
 
-# One pair for each kind, each of another colour: train and test never show them, "composition" shows nothing else.
+# One pair for each kind, each of another colour: not in train and test, and all that "composition" shows.
 HELD_OUT = (
     ("purple", "circle"),
     ("green", "square"),
@@ -30,14 +30,14 @@ RADII = (0.13, 0.18, 0.25)  # of the canvas's shorter side, for SIZES
 MIDDLES = (0.28, 0.5, 0.72)  # of width and height: columns and rows of PLACES
 SPREAD = 0.04  # how far a centre leaves its place's middle, at most
 
-# Whole angles (TURN to a turn) in 64 steps; upright kinds lean by at most 28 degrees so that they stay readable.
+# Angles come in 64 steps; upright kinds lean by at most five of them (28 degrees) and so stay readable.
 _STEP = TURN // 64
-_LEAN = {"triangle": 5, "star": 5, "heart": 5}
+_LEAN = {"triangle": 5, "star": 5, "cross": 5, "heart": 5}
 
 # Sets of places for two and for three shapes, no two of them neighbours, not even diagonally.
 _SPOTS = {
-    2: ((0, 2), (0, 5), (0, 6), (0, 7), (0, 8), (1, 6), (1, 7), (1, 8), (2, 3), (2, 6), (2, 7), (2, 8), (3, 5),
-        (3, 8), (5, 6), (6, 8)),
+    2: ((0, 2), (0, 5), (0, 6), (0, 7), (0, 8), (1, 6), (1, 7), (1, 8),
+        (2, 3), (2, 6), (2, 7), (2, 8), (3, 5), (3, 8), (5, 6), (6, 8)),
     3: ((0, 2, 6), (0, 2, 7), (0, 2, 8), (0, 5, 6), (0, 6, 8), (1, 6, 8), (2, 3, 8), (2, 6, 8)),
 }  # fmt: skip
 
@@ -52,8 +52,8 @@ def pairs(split: str) -> np.ndarray:
 def chosen(name: str, what: str, values: Sequence[str] | str, allowed: Sequence[str]) -> np.ndarray:
     """Check a choice of names -> their indices in ``allowed``, in that order; UserError for anything else."""
     values = (values,) if isinstance(values, str) else values
-    good = isinstance(values, (tuple, list)) and len(values) > 0 and len(set(map(repr, values))) == len(values)
-    if not good or any(value not in allowed for value in values):
+    good = isinstance(values, (tuple, list)) and len(values) > 0 and all(value in allowed for value in values)
+    if not good or len(set(values)) < len(values):
         raise UserError(f"{name}: {what} must be different names out of {', '.join(allowed)}, got {values!r}")
     return np.array(sorted(allowed.index(value) for value in values))
 
@@ -65,12 +65,15 @@ def check_detail(name: str, detail: str) -> str:
     return detail
 
 
-_PIECE = 2**20  # pixels drawn at a time, to bound memory for large canvases and long clips
-
-
 def levels(canvas: np.ndarray) -> np.ndarray:
     """Round float32 values 0 to 255 to uint8."""
     return np.floor(canvas + 0.5).astype(np.uint8)
+
+
+def pieces(items: int, pixels: int) -> Iterator[slice]:
+    """Cut a batch into slices of at most 2^20 pixels (or one item), so that large canvases fit in memory."""
+    step = max(1, 2**20 // pixels)
+    return (slice(first, first + step) for first in range(0, items, step))
 
 
 def to_tensor(pixels: np.ndarray) -> torch.Tensor:
@@ -81,12 +84,13 @@ def to_tensor(pixels: np.ndarray) -> torch.Tensor:
 class Shapes(DataSet):
     """Still scenes of one to three shapes.
 
-    split: "train", "test" (another stream of the same world) or "composition" (the colour and kind pairs HELD_OUT,
-    which the other two never show). size: pixels, a number or (H, W), 16 to 128. styles, grounds: names out of
-    STYLES and GROUNDS; "dotted" and "rings" come only when asked for. shapes: how many shapes a scene may have, a
-    number or several of 1, 2, 3. detail: "terse" or "detailed" captions. Raises UserError for anything else.
+    split: "train", "test" (another stream of the same world) or "composition" (the colour and kind pairs
+    HELD_OUT, which the other two never show). size: pixels, a number or (H, W), 16 to 128. styles, grounds:
+    names out of STYLES and GROUNDS; "dotted" and "rings" come only when asked for. shapes: how many shapes a
+    scene may have, a number or several of 1, 2, 3. detail: "terse" or "detailed" captions. Raises UserError
+    for anything else.
 
-    Each colour, kind, size, place, style and ground is combined with each equally often (`counter.deal`).
+    Each combination of colour and kind, size, place, style and ground comes equally often (`counter.deal`).
     """
 
     def __init__(
@@ -116,22 +120,25 @@ class Shapes(DataSet):
         self.detail = check_detail("shapes", detail)
         self.pairs = pairs(split)
 
+    def _key(self, *counters: np.ndarray) -> np.ndarray:
+        return bits(self.seed % 2**64, SPLITS.index(self.split), *counters)
+
     def factors(self, indices: Iterable[int]) -> dict[str, np.ndarray]:
         """What the scenes consist of, without drawing them.
 
-        kind, colour, size, place, style: (B, 3) int64, one column a shape in reading order of the places, -1 where
-        there is none. x, y: (B, 3) float32, centres as fractions of width and height; radius: (B, 3) float32, a
-        fraction of the shorter side; angle: (B, 3) int64, 4096 to a turn, clockwise; -1 where there is none.
-        ground, shade: (B,) int64.
+        kind, colour, size, place, style: (B, 3) int64, one column a shape in reading order of the places, -1
+        where there is none. x, y: (B, 3) float32, centres as fractions of width and height; radius: (B, 3)
+        float32, a fraction of the shorter side; angle: (B, 3) int64, 4096 to a turn, clockwise; -1 where
+        there is none. ground, shade: (B,) int64.
         """
         index = self.numbers(indices)
-        key = int(bits(self.seed, SPLITS.index(self.split))[0])
+        key = int(self._key()[0])
         blank = np.full((len(index), SLOTS), -1, np.int64)
         found = {name: blank.copy() for name in ("kind", "colour", "size", "place", "style", "angle")}
         found |= {name: blank.astype(np.float32) for name in ("x", "y", "radius")}
         found |= {name: np.zeros(len(index), np.int64) for name in ("ground", "shade")}
 
-        # every run of len(self.shapes) scenes has each number of shapes once; within a number, packs are dealt
+        # every run of len(self.shapes) scenes has each number of shapes once, and a pack for each number
         turn, (slot,) = index // len(self.shapes), deal(index, (len(self.shapes),), key, 0)
         for number in self.shapes:
             rows = np.flatnonzero(self.shapes[slot] == number)
@@ -139,7 +146,10 @@ class Shapes(DataSet):
                 self._compose(found, rows, index[rows], turn[rows], int(number), key)
         return found
 
-    def _compose(self, found: dict, rows: np.ndarray, index: np.ndarray, turn: np.ndarray, number: int, key: int):
+    def _compose(
+        self, found: dict, rows: np.ndarray, index: np.ndarray, turn: np.ndarray, number: int, key: int
+    ) -> None:
+        """Fill in the rows of ``found``: scenes with this number of shapes; turn: which cards they get."""
         styles, grounds, shades = len(self.styles), len(self.grounds), len(SHADES)
         if number == 1:
             pack = (len(self.pairs), len(SIZES), len(PLACES), styles, grounds, shades)
@@ -156,18 +166,20 @@ class Shapes(DataSet):
         for slot, (pair, size, style) in enumerate(slots):
             place = places[:, slot]
             colour, kind = self.pairs[pair].T
-            x, y, radius = settle(place, size, self.size, [uniform(key, index, slot, n) for n in range(3)], number > 1)
-            values = {"kind": kind, "colour": colour, "size": size, "place": place, "style": self.styles[style]}
-            values |= {"x": x, "y": y, "radius": radius, "angle": tilt(kind, bits(key, index, slot, 3))}
+            chances = [uniform(key, index, slot, n) for n in range(3)]
+            x, y, radius = settle(place, size, self.size, chances, crowded=number > 1)
+            angle = tilt(kind, bits(key, index, slot, 3))
+            values = {"kind": kind, "colour": colour, "size": size, "place": place}
+            values |= {"style": self.styles[style], "x": x, "y": y, "radius": radius, "angle": angle}
             for name, value in values.items():
                 found[name][rows, slot] = value
 
     def batch(self, indices: Iterable[int]) -> dict:
         """Scenes by number.
 
-        "image": (B, 3, H, W) float32 in [-1, 1]; "label": (B,) int64, the kind of the first shape; "mask": (B, H, W)
-        int64, 0 on the ground and 1 + kind inside a silhouette; "caption": list of B sentences; "factors": dict of
-        tensors as `factors` describes them. Raises UserError for a number outside 0..len - 1.
+        "image": (B, 3, H, W) float32 in [-1, 1]; "label": (B,) int64, the kind of the first shape; "mask":
+        (B, H, W) int64, 0 on the ground and 1 + kind inside a silhouette; "caption": list of B sentences;
+        "factors": dict of tensors as `factors` describes them. Raises UserError for a number of no item.
         """
         index = self.numbers(indices)
         found = self.factors(index)
@@ -184,10 +196,8 @@ class Shapes(DataSet):
         height, width = self.size
         pixels = np.empty((len(index), 3, height, width), np.uint8)
         mask = np.zeros((len(index), height, width), np.uint8)
-        step = max(1, _PIECE // (height * width))
-        for first in range(0, len(index), step):
-            piece = slice(first, first + step)
-            key = bits(self.seed, SPLITS.index(self.split), index[piece])
+        for piece in pieces(len(index), height * width):
+            key = self._key(index[piece])
             canvas = grounds(found["ground"][piece], found["shade"][piece], key, self.size)
             for slot in range(int(self.shapes.max())):
                 row = np.flatnonzero(found["kind"][piece, slot] >= 0)
@@ -213,9 +223,9 @@ def settle(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where in its place a shape stands: x, y, radius as fractions, from three random numbers in [0, 1) each.
 
-    The radius varies by 4 %. A lone shape's centre leaves its place's middle by up to SPREAD in each direction; in a
-    crowded scene centres only move outwards, so that shapes in places that are not neighbours never overlap. The
-    centre is pushed inwards where the shape would leave the canvas.
+    The radius varies by 4 %. A lone shape's centre leaves its place's middle by up to SPREAD in each
+    direction; in a crowded scene centres only move outwards, so that shapes in places that are not neighbours
+    never overlap. The centre is pushed inwards where the shape would leave the canvas.
     """
     radius = np.array(RADII, np.float32)[size] * (np.float32(0.96) + np.float32(0.08) * random[2])
     centre = []

@@ -49,7 +49,9 @@ def by_place(factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**table, "ground": factors["ground"]}
 
 
-def agreement(seen: Mapping[str, Tensor], wanted: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, float]:
+def agreement(
+    seen: Mapping[str, Tensor], wanted: Mapping[str, Tensor], size: tuple[int, int]
+) -> dict[str, float]:
     """Share of scenes in which the judge's reading agrees with what was asked for, factor by factor.
 
     Args:

@@ -85,7 +85,9 @@ class Encoder(nn.Module):
         self.layers = nn.Sequential(*layers, norm(widths[-1]), nn.SiLU())
         self.out_channels = widths[-1]
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, out_channels, H / 2^halvings, W / 2^halvings)
+    def forward(
+        self, x: Tensor
+    ) -> Tensor:  # (B, C, H, W) -> (B, out_channels, H / 2^halvings, W / 2^halvings)
         return self.layers(x)
 
 
@@ -105,7 +107,9 @@ class Decoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.in_channels = widths[0]
 
-    def forward(self, h: Tensor) -> Tensor:  # (B, in_channels, h, w) -> (B, C, h * 2^halvings, w * 2^halvings)
+    def forward(
+        self, h: Tensor
+    ) -> Tensor:  # (B, in_channels, h, w) -> (B, C, h * 2^halvings, w * 2^halvings)
         return self.layers(h)
 
 
@@ -134,7 +138,13 @@ class Autoencoder(nn.Module):
 
 
 def vector_autoencoder(
-    size: tuple[int, int], channels: int, dim: int, *, width: int = 32, halvings: int = 2, bottleneck: nn.Module
+    size: tuple[int, int],
+    channels: int,
+    dim: int,
+    *,
+    width: int = 32,
+    halvings: int = 2,
+    bottleneck: nn.Module,
 ) -> Autoencoder:
     """An autoencoder whose code is one vector: convolutions, then one linear layer on each side of the bottleneck.
 
@@ -148,7 +158,9 @@ def vector_autoencoder(
     """
     h, w = (side // 2**halvings for side in size)
     if (h * 2**halvings, w * 2**halvings) != tuple(size) or min(h, w) < 1:
-        raise UserError(f"size {size[0]}x{size[1]} cannot be halved {halvings} times; use multiples of {2**halvings}")
+        raise UserError(
+            f"size {size[0]}x{size[1]} cannot be halved {halvings} times; use multiples of {2**halvings}"
+        )
     encoder, decoder = Encoder(channels, width, halvings), Decoder(channels, width, halvings)
     inner = encoder.out_channels * h * w
     return Autoencoder(
@@ -158,11 +170,28 @@ def vector_autoencoder(
     )
 
 
-def linear_autoencoder(size: tuple[int, int], channels: int, dim: int) -> Autoencoder:
-    """One matrix each way and nothing else: the autoencoder that PCA solves in closed form."""
-    pixels = channels * size[0] * size[1]
+class Shift(nn.Module):
+    """Adds a fixed vector (D,), which is not trained, to every vector of a batch."""
+
+    def __init__(self, by: Tensor):
+        super().__init__()
+        self.register_buffer("by", by)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, D) -> (B, D)
+        return x + self.by
+
+
+def linear_autoencoder(mean: Tensor, dim: int) -> Autoencoder:
+    """One matrix each way and nothing else: the autoencoder that PCA solves in closed form.
+
+    Args:
+        mean: (C, H, W), the mean training picture.  It is taken away before the first matrix and added after the second;
+            left inside, it would be the only thing that the first thousand updates learn.
+        dim: how many numbers the code has.
+    """
+    flat = mean.flatten()
     return Autoencoder(
-        nn.Sequential(nn.Flatten(), nn.Linear(pixels, dim)),
+        nn.Sequential(nn.Flatten(), Shift(-flat), nn.Linear(len(flat), dim, bias=False)),
         Point(),
-        nn.Sequential(nn.Linear(dim, pixels), nn.Unflatten(1, (channels, *size))),
+        nn.Sequential(nn.Linear(dim, len(flat), bias=False), Shift(flat), nn.Unflatten(1, mean.shape)),
     )

@@ -61,11 +61,26 @@ class ShapeJudge(nn.Module):
     channels = 3
 
     def __init__(
-        self, kinds: int, colours: int, sizes: int, styles: int, grounds: int, *, width: int = 48, size: int = 32
+        self,
+        kinds: int,
+        colours: int,
+        sizes: int,
+        styles: int,
+        grounds: int,
+        *,
+        width: int = 48,
+        size: int = 32,
     ):
         super().__init__()
         self.size = size
-        self.heads = {"present": 1, "kind": kinds, "colour": colours, "size": sizes, "style": styles, "offset": 2}
+        self.heads = {
+            "present": 1,
+            "kind": kinds,
+            "colour": colours,
+            "size": sizes,
+            "style": styles,
+            "offset": 2,
+        }
         self.fine = nn.Sequential(  # half the resolution
             nn.Conv2d(3 + 2, width, 4, stride=2, padding=1), ResBlock(width), ResBlock(width)
         )
@@ -75,7 +90,9 @@ class ShapeJudge(nn.Module):
             norm(2 * width),
             nn.SiLU(),
         )
-        self.place = nn.Sequential(nn.Linear(2 * width, 4 * width), nn.SiLU(), nn.Linear(4 * width, sum(self.heads.values())))
+        self.place = nn.Sequential(
+            nn.Linear(2 * width, 4 * width), nn.SiLU(), nn.Linear(4 * width, sum(self.heads.values()))
+        )
         self.ground = nn.Linear(2 * width, grounds)
         self.join = nn.Conv2d(2 * width, 4 * width, 1)
         self.segment = nn.Conv2d(width, 4 * (1 + kinds), 3, padding=1)

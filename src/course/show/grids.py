@@ -1,8 +1,8 @@
 """Pictures side by side: grids, named rows and strips, pixel for pixel.
 
-All pictures of a figure are pasted into one array, each pixel enlarged by a whole number, and that array is drawn at
-exactly the figure's resolution: pixels stay squares with sharp edges.  Geometry is computed in inches before anything is
-drawn.
+All pictures of a figure are pasted into one array, each pixel enlarged by a whole number, and that array is
+drawn at exactly the figure's resolution: pixels stay squares with sharp edges.  Geometry is computed in
+inches before anything is drawn.
 """
 
 from __future__ import annotations
@@ -59,10 +59,11 @@ def grid(
 
 
 def rows(named: Mapping[str, Tensor], *, columns: int = 8, scale: float = 1.0) -> Figure:
-    """One row of pictures for each name, the name above it: originals over one model's results over another's.
+    """One row of pictures for each name, the name above it: originals, one model's results, another's.
 
     Args:
-        named: name -> (B, C, H, W) in [-1, 1]; all of the same shape.  Only the first ``columns`` pictures are shown.
+        named: name -> (B, C, H, W) in [-1, 1]; all of the same shape.  Only the first ``columns`` pictures
+            are shown.
         columns: pictures in a row.
         scale: share of the usual size.
     """
@@ -81,7 +82,7 @@ def pairs(
     columns: int = 8,
     scale: float = 1.0,
 ) -> Figure:
-    """Two rows of pictures that belong together, such as originals over their reconstructions (see ``rows``)."""
+    """Two rows of pictures that belong together: originals over their reconstructions (see ``rows``)."""
     return rows(dict(zip(names, (top, bottom), strict=True)), columns=columns, scale=scale)
 
 
@@ -105,21 +106,27 @@ def to_pixels(images: Tensor) -> np.ndarray:
     return np.broadcast_to(grey_levels, (len(values), 3, *values.shape[2:])).transpose(0, 2, 3, 1)
 
 
-def mosaic(bands: Iterable[np.ndarray], columns: int, factor: int, gap: int, between: int, paper: str) -> np.ndarray:
-    """Paste rows of pictures, each (n, H, W, 3) uint8, into one array with paper-coloured gaps.
+def mosaic(
+    bands: Iterable[np.ndarray], columns: int, factor: int, *, gap: int, between: int, margin: int = 0
+) -> np.ndarray:
+    """Paste rows of pictures, each (n, H, W, 3) uint8, into one array with paper around and between them.
 
     Args:
+        columns: pictures in a row; the last row may have fewer.
         factor: whole number by which each pixel is enlarged.
         gap: pixels between neighbours in a row.
         between: pixels between rows.
+        margin: pixels around everything.
     """
     bands = list(bands)
     height, width = (side * factor for side in bands[0].shape[1:3])
-    sheet = np.empty((len(bands) * (height + between) - between, columns * (width + gap) - gap, 3), np.uint8)
-    sheet[:] = [int(paper[at : at + 2], 16) for at in (1, 3, 5)]
+    tall = len(bands) * (height + between) - between
+    wide = columns * (width + gap) - gap
+    sheet = np.empty((tall + 2 * margin, wide + 2 * margin, 3), np.uint8)
+    sheet[:] = [int(style.PAPER[at : at + 2], 16) for at in (1, 3, 5)]
     for row, band in enumerate(bands):
         for column, picture in enumerate(band):
-            y, x = row * (height + between), column * (width + gap)
+            y, x = margin + row * (height + between), margin + column * (width + gap)
             sheet[y : y + height, x : x + width] = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     return sheet
 
@@ -148,7 +155,7 @@ def _draw(
     above = TEXT if titles is not None or headings is not None else 0.0  # text over each row
     over = TEXT if top is not None else 0.0  # text over the first row
     gap, line = round(GAP * dpi), round((above or GAP) * dpi)
-    sheet = mosaic(bands, columns, factor, gap, line, style.PAPER)
+    sheet = mosaic(bands, columns, factor, gap=gap, between=line)
 
     margin = round(MARGIN * dpi)
     x0, y0 = margin + round(beside * dpi), margin + round((above + over) * dpi)
@@ -181,7 +188,10 @@ def _inches(text: object) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
-    return TextPath((0, 0), str(text), size=11, prop=FontProperties(family="DejaVu Sans")).get_extents().width / 72
+    return (
+        TextPath((0, 0), str(text), size=11, prop=FontProperties(family="DejaVu Sans")).get_extents().width
+        / 72
+    )
 
 
 def _expect(what: str, texts: Sequence[object] | None, count: int, things: str) -> None:

@@ -1,7 +1,7 @@
-"""How the built book shows the library's pictures: a plugin of myst-nb, found through the entry point in pyproject.toml.
+"""How the built book shows the library's pictures: a plugin of myst-nb, named in pyproject.toml.
 
-myst-nb reads text alternatives and captions from a cell's metadata only.  Here they come from the output's metadata, where
-``show.figure`` puts them, so the words stand in the code beside the picture they describe.
+myst-nb reads text alternatives and captions from a cell's metadata only.  Here they come from the output's
+metadata, where ``show.figure`` puts them, so the words stand in the code beside the picture they describe.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class PagePictures:
 
     @staticmethod
     def handle_mime(renderer: NbElementRenderer, data: MimeData, inline: bool) -> list[nodes.Node] | None:
-        """Image nodes with alt text, inside a numbered figure if there is a caption; None for what is not ours."""
+        """Image nodes with alt text, in a numbered figure if there is a caption; None for other output."""
         told = data.output_metadata.get(data.mime_type) or {}
         if data.mime_type == "text/markdown" and told.get("caption"):
             return []  # the caption's line below a notebook's picture: in the book it belongs to the figure
@@ -36,7 +36,7 @@ class PagePictures:
 
         key = renderer.config.cell_metadata_key
         cell = data.cell_metadata.get(key, {})
-        options = {"alt": told["alt"], "classes": CLASSES, **cell.get("image", {})}
+        options = {"alt": told["alt"], "classes": CLASSES, "align": "center", **cell.get("image", {})}
         image = renderer.render_image(replace(data, cell_metadata={key: {**cell, "image": options}}))
         if inline or not told.get("caption"):
             return image

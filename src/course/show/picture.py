@@ -1,8 +1,8 @@
-"""A picture that knows what it shows: image bytes with a text for readers who cannot see it, a caption and a name.
+"""A picture that knows what it shows: image bytes with a text alternative, a caption and a name.
 
-One call, ``show.figure(...)``, puts every figure, animation and drawing on the page.  The text alternative, the caption
-and the name travel in the output's metadata, where ``course.show.page`` finds them when the book is built; in a notebook
-the caption is a line of text below the picture.
+One call, ``show.figure(...)``, puts every figure, animation and drawing on the page.  The text alternative,
+the caption and the name travel in the output's metadata, where ``course.show.page`` finds them when the book
+is built; in a notebook the caption is a line of text below the picture.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Picture:
         Path(path).write_bytes(self.data)
 
     def __repr__(self) -> str:
-        # This text stands beside the image in a stored notebook and is compared by nbval: no sizes, no addresses.
+        # Stands beside the image in a stored notebook and is compared by nbval: no sizes, no addresses.
         return f"[picture: {self.alt}]"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
@@ -65,10 +65,11 @@ def figure(picture: Figure | Picture, alt: str = "", *, caption: str = "", name:
 
     Args:
         picture: a matplotlib figure, or what ``animation`` and ``roadmap`` return.
-        alt: what is to be seen, in one or two sentences, for readers who cannot see it.  Only pictures that bring their
-            own (the map) may leave it out.
+        alt: what is to be seen, in one or two sentences, for readers who cannot see it.  Only pictures that
+            bring their own (the map) may leave it out.
         caption: Markdown below the picture, formulas allowed; makes it a numbered figure of the book.
-        name: label for cross-references, ``{numref}`name` ``; needs a caption, since only captioned figures are numbered.
+        name: label for cross-references, ``{numref}`name` ``; needs a caption, since only captioned figures
+            are numbered.
 
     Raises:
         UserError: the text alternative is missing, or a name comes without a caption.
@@ -84,19 +85,21 @@ def figure(picture: Figure | Picture, alt: str = "", *, caption: str = "", name:
         raise UserError(f"figure {name!r} needs a caption: only captioned figures have a number to refer to")
     display(replace(picture, alt=alt, caption=caption, name=name))
     if caption:
-        # For readers of the notebook; the built book leaves this line out, its caption carries the figure's number.
+        # For readers of the notebook.  The built book leaves this line out: there it stands below the number.
         display({"text/markdown": caption}, raw=True, metadata={"text/markdown": {"caption": True}})
 
 
 def render(figure: Figure) -> Picture:
     """A matplotlib figure as PNG, two image pixels for each CSS pixel, the same bytes for the same figure."""
-    dpi = figure.dpi if figure.images else style.DPI  # pictures pasted pixel by pixel keep their own resolution
+    # Pictures that were pasted pixel by pixel keep their own resolution.
+    dpi = figure.dpi if figure.images else style.DPI
     with style.context():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     _forget(figure)
     data = buffer.getvalue()
-    return Picture(data if len(data) <= LOSSLESS else _fewer_colours(data), round(figure.get_figwidth() * style.CSS_DPI))
+    width = round(min(figure.get_figwidth(), style.WIDTH) * style.CSS_DPI)
+    return Picture(data if len(data) <= LOSSLESS else _fewer_colours(data), width)
 
 
 def _fewer_colours(png: bytes) -> bytes:

@@ -8,20 +8,24 @@ import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import course
 from course import UserError
 
 BRANCH = "main"
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def source(*objects: Callable | type, only: tuple[str, ...] = (), docstring: bool = False) -> None:
-    """Show the code of functions and classes as highlighted listings, each under a link to its place in the repository.
+def source(
+    *objects: Callable | type | ModuleType, only: tuple[str, ...] = (), docstring: bool = False
+) -> None:
+    """Show code of the library as highlighted listings, each under a link to the repository.
 
     Args:
-        objects: functions, methods or classes of ``course``.
+        objects: functions, methods, classes or modules of ``course``.
         only: of a class, show only these methods (and the class line); ``# ...`` marks what is left out.
-        docstring: show docstrings in full; by default only their first sentence, since the page says the rest.
+        docstring: show docstrings in full; by default only their first sentence, the page says the rest.
     """
     from IPython.display import display
 
@@ -30,86 +34,72 @@ def source(*objects: Callable | type, only: tuple[str, ...] = (), docstring: boo
         display({"text/markdown": text, "text/plain": text.split("](")[0].lstrip("[")}, raw=True)
 
 
-def listing(shown: Callable | type, *, only: tuple[str, ...] = (), docstring: bool = False) -> str:
+def listing(
+    shown: Callable | type | ModuleType, *, only: tuple[str, ...] = (), docstring: bool = False
+) -> str:
     """What ``source`` displays, as Markdown.
 
     Raises:
-        UserError: the object has no source code inside the package, or a class has no method named in ``only``.
+        UserError: the object has no source code inside the package, or a class has no method named in
+            ``only``.
     """
     try:
         lines, start = inspect.getsourcelines(inspect.unwrap(shown))
         file = Path(inspect.getsourcefile(shown) or "").resolve()
         place = file.relative_to(Path(course.__file__).resolve().parent)
     except (TypeError, OSError, ValueError):
-        raise UserError(f"cannot show {shown!r}: it is not a function or class of the course package") from None
+        raise UserError(f"cannot show {shown!r}: it is not code of the course package") from None
 
-    start = max(start, 1)  # a whole module counts from 0
     code = textwrap.dedent("".join(lines))
-    kept = _lines(code, only, docstring, getattr(shown, "__name__", ""))
-    first, last = start, start + len(lines) - 1
-    link = f"{course.address()}/blob/{BRANCH}/src/course/{place.as_posix()}#L{first}-L{last}"
+    kept = _select(code, only, getattr(shown, "__name__", "")) if only else code.rstrip()
+    kept = kept if docstring else _shorten(kept)
+    start = max(start, 1)  # a whole module is said to start in line 0
+    last = start + len(lines) - 1
+    link = f"{course.address()}/blob/{BRANCH}/src/course/{place.as_posix()}#L{start}-L{last}"
     # A fence must be longer than any run of backticks inside.
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", kept)), default=0))
-    return f"[course/{place.as_posix()}, line {first}]({link})\n\n{fence}python\n{kept}\n{fence}"
+    return f"[course/{place.as_posix()}, line {start}]({link})\n\n{fence}python\n{kept}\n{fence}"
 
 
-def _lines(code: str, only: tuple[str, ...], docstring: bool, name: str) -> str:
-    """The code with docstrings shortened and, of a class, only the methods asked for."""
-    lines: list[str | None] = list(code.splitlines())
-    tree = ast.parse(code)
-    if only:
-        _select(lines, tree.body[0], only, name)
-    if not docstring:
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                _shorten(lines, node)
-    text = "\n".join(line for line in lines if line is not None)
-    return re.sub(r"\n{4,}", "\n\n\n", text).strip("\n")
-
-
-def _shorten(lines: list[str | None], node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-    """Cut a docstring down to its first sentence or paragraph, whichever is shorter."""
-    text = ast.get_docstring(node)
-    if text is None:
-        return
-    at = node.body[0]
-    if lines[at.lineno - 1] is None:
-        return  # inside a method that is not shown
-    first = " ".join(text.split("\n\n")[0].split())
-    sentence = re.split(r"(?<=[.!?])\s", first)[0]
-    wrapped = textwrap.wrap(f'"""{sentence}"""', 110 - at.col_offset, break_long_words=False)
-    indented = [" " * at.col_offset + line for line in wrapped]
-    lines[at.lineno - 1 : at.end_lineno] = ["\n".join(indented)] + [None] * (at.end_lineno - at.lineno)
-
-
-def _select(lines: list[str | None], node: ast.stmt, only: tuple[str, ...], name: str) -> None:
-    """Blank out all of a class but its head, its docstring and the chosen methods."""
+def _select(code: str, only: tuple[str, ...], name: str) -> str:
+    """Of a class: its head, its docstring and the chosen methods, with a mark where something is left out."""
+    node = ast.parse(code).body[0]
     if not isinstance(node, ast.ClassDef):
         raise UserError(f"only={only!r} chooses methods of a class; {name} is none")
-    methods = {item.name: item for item in node.body if isinstance(item, (ast.FunctionDef, ast.AsyncFunctionDef))}
+    methods = {item.name: item for item in node.body if isinstance(item, FUNCTIONS)}
     if missing := [wanted for wanted in only if wanted not in methods]:
         raise UserError(f"class {name} has no method {missing[0]!r}; it has: {', '.join(methods)}")
 
-    def span(item: ast.stmt) -> range:
-        first = min([item.lineno, *(mark.lineno for mark in getattr(item, "decorator_list", []))])
-        return range(first - 1, item.end_lineno or first)
+    has_docstring = ast.get_docstring(node) is not None
+    spans = [(0, node.body[0].end_lineno if has_docstring else _first(node.body[0]))]
+    spans += sorted((_first(methods[wanted]), methods[wanted].end_lineno) for wanted in only)
+    lines, kept, end = code.splitlines(), [], 0
+    mark = " " * node.body[0].col_offset + "# ..."
+    for first, last in [*spans, (len(lines), len(lines))]:
+        if any(line.strip() for line in lines[end:first]):
+            kept += ["", mark]
+        if end < first < len(lines):
+            kept.append("")
+        kept += lines[first:last]
+        end = last
+    return "\n".join(kept)
 
-    keep = set(range(span(node.body[0]).start))  # decorators and the class line
-    if ast.get_docstring(node) is not None:
-        keep |= set(span(node.body[0]))
-    for wanted in only:
-        keep |= set(span(methods[wanted]))
-    left_out = " " * node.body[0].col_offset + "# ..."
-    gap: list[int] = []
-    for index, line in enumerate([*lines, None]):
-        if index < len(lines) and index not in keep:
-            gap.append(index)
+
+def _first(node: ast.stmt) -> int:
+    """Index of a statement's first line, decorators included."""
+    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))]) - 1
+
+
+def _shorten(code: str) -> str:
+    """Cut each docstring down to its first sentence or paragraph, whichever is shorter."""
+    lines: list[str | None] = list(code.splitlines())
+    for node in ast.walk(ast.parse(code)):
+        if not isinstance(node, (ast.Module, ast.ClassDef, *FUNCTIONS)):
             continue
-        # What lies between two kept parts becomes one mark, or one blank line if it was blank.
-        if gap:
-            was_code = any((lines[hidden] or "").strip() for hidden in gap)
-            for hidden in gap:
-                lines[hidden] = None
-            closing = "" if line is None else "\n"
-            lines[gap[0]] = f"\n{left_out}{closing}" if was_code else ""
-            gap = []
+        text, at = ast.get_docstring(node), node.body[0]
+        if text is not None and at.end_lineno is not None:
+            sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z`*])", " ".join(text.split("\n\n")[0].split()))[0]
+            indent = " " * at.col_offset
+            wrapped = textwrap.fill(f'"""{sentence}"""', 100, initial_indent=indent, subsequent_indent=indent)
+            lines[at.lineno - 1 : at.end_lineno] = [wrapped] + [None] * (at.end_lineno - at.lineno)
+    return "\n".join(line for line in lines if line is not None)

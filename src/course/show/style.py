@@ -1,9 +1,10 @@
 """One look for every figure of the book.
 
-Figures are 6 inches wide and are shown 600 CSS pixels wide, so that type of 12 points is as large as the page's own text,
-and still about 9 pixels high on a telephone.  They are printed on an opaque, slightly warm card: the same picture looks
-deliberate on the light page and on the dark one.  The colours are Okabe and Ito's, which stay apart under every common
-form of colour blindness; each has a role, and keeps it through the book.
+Figures are 6 inches wide and are shown 600 CSS pixels wide, so that type of 12 points is as large as the
+page's own text, and still about 9 pixels high on a telephone.  They are printed on an opaque, slightly warm
+card: the same picture looks deliberate on the light page and on the dark one.  The colours are Okabe and
+Ito's, which stay apart under every common form of colour blindness; each has a role, and keeps it through the
+book.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ COLOURS: Mapping[str, str] = {
     "faint": "#56b4e9",  # the model's lighter companion, such as its unsmoothed curve (sky)
 }
 
-# Ten classes need more hues than Okabe and Ito have: Petroff's ten (2021), ordered for colour-blind readers as well.
+# Ten classes need more hues than Okabe and Ito have: these are Petroff's (2021), made for colour-blind
+# readers too.  Ten colours are many for any eye: write the class beside its cloud of points as well.
 CLASSES = (
-    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
+    "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 
 SEQUENTIAL = "viridis"  # from little to much; uniform in lightness, readable in grey
@@ -142,8 +145,8 @@ def square(axis: Axes, *, limits: tuple[float, float] | None = None) -> None:
 def diverging() -> LinearSegmentedColormap:
     """A colour map for signed values: blue below zero, paper at zero, vermilion above.
 
-    Its lightness falls in a straight line on both sides of zero (in Oklab, Ottosson 2020), so equal distances from zero
-    look equally strong.  Give ``imshow`` limits that are symmetric about zero.
+    Its lightness falls in a straight line on both sides of zero (in Oklab, Ottosson 2020), so equal distances
+    from zero look equally strong.  Give ``imshow`` limits that are symmetric about zero.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -151,13 +154,17 @@ def diverging() -> LinearSegmentedColormap:
     ends = np.array([[0.38, -0.04, -0.125], [0.98, 0.0, 0.005], [0.38, 0.125, 0.075]])
     at = np.linspace(-1, 1, 257)
     lab = np.stack([np.interp(at, [-1, 0, 1], ends[:, axis]) for axis in range(3)], axis=1)
-    return LinearSegmentedColormap.from_list("course", _oklab_to_rgb(lab))
+    return LinearSegmentedColormap.from_list("course", _oklab_to_rgb(lab), N=len(at))
 
 
 def _oklab_to_rgb(lab: np.ndarray) -> np.ndarray:
     """Oklab (n, 3) to sRGB (n, 3) in [0, 1]; constants from Ottosson, *A perceptual color space* (2020)."""
     to_lms = np.array(
-        [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
+        [
+            [1, 0.3963377774, 0.2158037573],
+            [1, -0.1055613458, -0.0638541728],
+            [1, -0.0894841775, -1.2914855480],
+        ]
     )
     to_linear = np.array(
         [

@@ -66,7 +66,7 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     with _opened(path) as file:
         meta = _meta(file, path)
-        # Copies, because the originals are views into the file, which a later save may replace.
+        # Copies, because some versions of safetensors give views into the file, which may change.
         return {key: file.get_tensor(key).clone() for key in file.keys()}, meta
 
 
@@ -106,8 +106,8 @@ def restore(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path
         source: named in errors.
 
     Raises:
-        UserError: a tensor is missing, has another shape, or is unknown; the first such key is named and the module
-            is unchanged.
+        UserError: a tensor is missing, has another shape, or is unknown; the first such key is named and the
+            module is unchanged.
     """
     own = module.state_dict()
     for key, value in own.items():

@@ -1,7 +1,7 @@
 """The only training loop of the book: `fit` updates one or several players and yields its progress.
 
-One player is ordinary training; two are a GAN.  The same code runs on a CPU, on a GPU, and in several processes
-(``accelerate launch`` or ``torchrun``), in float32 or bfloat16.
+One player is ordinary training; two are a GAN.  The same code runs on a CPU, on a GPU, and in several
+processes (``accelerate launch`` or ``torchrun``), in float32 or bfloat16.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from course import UserError
 from course.train import checkpoint as files
 
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
 Batch = dict[str, Any]  # tensors and lists with one entry for each item
 LOOK_EVERY = 50  # updates between two looks at the losses on a GPU, where each look waits for the device
 
@@ -34,7 +37,7 @@ class TrainingError(UserError):
 
 @dataclass
 class Player:
-    """A network with its loss and the way it is updated (AdamW, warm-up, cosine decay, clipping, averaged weights).
+    """A network with its loss and the way it is updated.
 
     Attributes:
         name: unique among the players; heads its entries in losses and checkpoints.
@@ -42,10 +45,11 @@ class Player:
         loss: batch -> mean loss over the batch, a scalar, alone or with a dict of further scalars to report.
         lr: learning rate of AdamW after warm-up.
         weight_decay: of AdamW (decoupled; Loshchilov and Hutter 2019).
-        ema: decay of the exponential moving average of the weights, below 1; None keeps no average.  In update n it
-            is at most (1 + n) / (10 + n), so that a short training's average does not remember its random start.
+        ema: decay of the exponential moving average of the weights, below 1; None keeps no average.  In
+            update n it is at most (1 + n) / (10 + n), so that a short training's average does not remember
+            its random start.
         betas: decay of AdamW's two moments.
-        clip: largest norm of the gradient over all parameters, larger ones are scaled down; None for no bound.
+        clip: largest norm of the gradient over all parameters, larger ones are scaled down; or None.
         warmup: updates over which the learning rate rises linearly.
         decay: whether it then falls to zero along a cosine over the rest of the run.
     """
@@ -68,7 +72,7 @@ class Player:
         return self.module if self.averaged is None else self.averaged.module
 
     def rate(self, step: int, steps: int) -> float:
-        """Learning rate of update ``step``, counted from 0, in a run of ``steps``: no state besides the step."""
+        """Learning rate of update ``step``, counted from 0, in a run of ``steps``; no other state."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         if not self.decay:
@@ -83,7 +87,7 @@ class Progress:
     Attributes:
         step: updates done, from 1 to ``steps``.
         steps: updates of the whole run.
-        seconds: wall time of all updates so far, those before a resume included, the caller's own time left out.
+        seconds: wall time of all updates so far, those before a resume included, without the caller's time.
         tensors: the losses of this update where they were computed; `losses` are the same as numbers.
     """
 
@@ -94,13 +98,27 @@ class Progress:
 
     @property
     def losses(self) -> dict[str, float]:
-        """Means over the global batch: each player's loss under its name, its further scalars as ``name/scalar``."""
+        """Means over the global batch: a player's loss under its name, its further scalars as name/scalar."""
         return dict(zip(self.tensors, torch.stack(list(self.tensors.values())).tolist()))
 
 
 def step_seed(seed: int, step: int, process: int = 0) -> int:
     """The torch seed that `fit` sets before update ``step``, counted from 0, in one of its processes."""
     return int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0] >> 1)
+
+
+def surroundings() -> PartialState:
+    """The device and the processes that there are, as Hugging Face accelerate finds them.
+
+    ``accelerate launch --cpu`` keeps a training off the GPU.
+    """
+    from accelerate import PartialState  # slow to import
+    from accelerate.utils import parse_flag_from_env
+
+    # PartialState, not Accelerator: the device and the processes are what we use of it, and an Accelerator
+    # fixes one precision for the life of the Python process, while a chapter compares two.
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
+    return PartialState(cpu=not has_gpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def fit(
@@ -117,34 +135,34 @@ def fit(
 ) -> Generator[Progress, None, None]:
     """Train, yielding after each update.
 
-    Each update draws one batch; the players are updated on it in turn.  Before, torch's random numbers are seeded by
-    (seed, step), so on a CPU a resumed run equals an uninterrupted one bit by bit.
+    Each update draws one batch; the players are updated on it in turn.  Before, torch's random numbers are
+    seeded by (seed, step), so on a CPU a resumed run equals an uninterrupted one bit by bit.
 
-    With several processes each draws the same global batch and keeps its slice; gradients and reported losses are
-    averaged.  The processes draw different noise, so the run equals that of one process where the loss draws none.
-    A layer that looks across the batch, such as batch norm, sees the slice only; buffers are those of process 0.
+    With several processes each draws the same global batch and keeps its slice; gradients and reported losses
+    are averaged.  The processes draw different noise, so the run equals that of one process where the loss
+    draws none.  A layer that looks across the batch, such as batch norm, sees the slice only; buffers are
+    those of process 0.
 
     Args:
         players: moved to the device and trained in place.
-        batches: step to start from -> iterator of batches, which are dicts of tensors and lists with one entry for
-            each item.  Batch i must depend on i alone (`course.data.batches` does so).
+        batches: step to start from -> iterator of batches, which are dicts of tensors and lists with one
+            entry for each item.  Batch i must depend on i alone (`course.data.batches` does so).
         steps: updates of the whole run, those before a resume included.
         seed: of everything random in the losses.
-        precision: "no" for float32, "bf16" for losses computed under bfloat16 autocast (parameters stay float32).
-        checkpoint: file that holds the training: networks, averages, optimizers, step, seconds.  Written at the
-            end, and when the caller leaves the loop early (then it goes on from there).
+        precision: "no" for float32, "bf16" for losses computed under bfloat16 autocast (parameters stay
+            float32).
+        checkpoint: file that holds the training: networks, averages, optimizers, step, seconds.  Written at
+            the end, and when the caller leaves the loop early (then it goes on from there).
         every: also write it each time after so many updates.
         resume: go on from the checkpoint.
         meta: further entries for the checkpoint's description.
 
     Raises:
-        UserError: an argument is out of range; the checkpoint is missing, belongs to another training or does not
-            fit; a batch does not divide by the number of processes.
-        TrainingError: a loss or gradient is not finite, with the step and the seed that reproduce it.  Weights on a
-            CPU are still those before that update; a checkpoint is never written with such values.
+        UserError: an argument is out of range; the checkpoint is missing, belongs to another training or does
+            not fit; a batch does not divide by the number of processes.
+        TrainingError: a loss or gradient is not finite, with the step and the seed that reproduce it.
+            Weights on a CPU are still those before that update; a checkpoint never holds such values.
     """
-    from accelerate import PartialState  # takes seconds to import
-
     names = [player.name for player in players]
     for ok, complaint in (
         (len(set(names)) == len(names) > 0, f"players need different names, not {names}"),
@@ -160,10 +178,7 @@ def fit(
         if not ok:
             raise UserError(complaint)
 
-    # PartialState, not Accelerator: what we use of it is the device and the processes, and Accelerator would fix one
-    # precision for the life of the process, while a chapter compares two.
-    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
-    world = PartialState(cpu=not has_gpu)
+    world = surroundings()
     optimizers = [_prepared(player, world) for player in players]
 
     record = {"kind": "checkpoint", "seed": seed, "precision": precision, "players": names}
@@ -181,7 +196,7 @@ def fit(
     return _updates(players, optimizers, batches, steps, done, seconds, seed, precision, world, keep, every)
 
 
-def _prepared(player: Player, world: Any) -> AdamW:
+def _prepared(player: Player, world: PartialState) -> AdamW:
     """The player's optimizer; its network and average are put on the device."""
     player.module.to(world.device)
     parameters = [p for p in player.module.parameters() if p.requires_grad]
@@ -236,7 +251,8 @@ def _update(player, optimizer, batch, step, steps, precision, world, watch) -> d
         result = player.loss(batch)
     loss, logs = result if isinstance(result, tuple) else (result, {})
     names = [player.name, *(f"{player.name}/{key}" for key in logs)]
-    values = _mean(torch.stack([value.detach().float().reshape(()) for value in (loss, *logs.values())]), world)
+    values = [value.detach().float().reshape(()) for value in (loss, *logs.values())]
+    values = _mean(torch.stack(values), world)
 
     # Gradient
     loss.backward()
@@ -258,7 +274,7 @@ def _update(player, optimizer, batch, step, steps, precision, world, watch) -> d
 class _Watch:
     """Finds the first loss or gradient that is not finite: on a CPU at once, elsewhere a look at a time."""
 
-    def __init__(self, seed: int, world: Any):
+    def __init__(self, seed: int, world: PartialState):
         self.seed, self.world = seed, world
         self.unseen: list[tuple[str, int]] = []
         self.values: list[Tensor] = []
@@ -276,8 +292,8 @@ class _Watch:
             if not math.isfinite(value):
                 seed = step_seed(self.seed, step, self.world.process_index)
                 raise TrainingError(
-                    f"the {what} of {name!r} is {value} at step {step} (seed {self.seed}); "
-                    f"batches({step}) begins with that batch, torch.manual_seed({seed}) gives its random numbers"
+                    f"the {what} of {name!r} is {value} at step {step} (seed {self.seed}): batches({step}) "
+                    f"begins with that batch, torch.manual_seed({seed}) gives its random numbers"
                 )
         self.unseen, self.values = [], []
 
@@ -286,7 +302,9 @@ class _Watch:
 def _alone(player: Player, players: Sequence[Player]) -> Iterator[None]:
     """While one player is updated, the others' parameters collect no gradients: half the work for a GAN."""
     own = {id(p) for p in player.module.parameters()}
-    others = [p for other in players for p in other.module.parameters() if p.requires_grad and id(p) not in own]
+    others = [
+        p for other in players for p in other.module.parameters() if p.requires_grad and id(p) not in own
+    ]
     try:
         for p in others:
             p.requires_grad_(False)
@@ -299,30 +317,32 @@ def _alone(player: Player, players: Sequence[Player]) -> Iterator[None]:
 # Several processes
 
 
-def _own_slice(batch: Batch, world: Any) -> Batch:
+def _own_slice(batch: Batch, world: PartialState) -> Batch:
     """This process's part of the global batch, on its device."""
     count, own = world.num_processes, {}
     for key, value in batch.items():
         if count > 1:
             if len(value) % count:
-                raise UserError(f"a batch of {len(value)} does not divide by {count} processes; use a multiple")
+                raise UserError(
+                    f"a batch of {len(value)} does not divide by {count} processes; use a multiple"
+                )
             part = len(value) // count
             value = value[world.process_index * part : (world.process_index + 1) * part]
         own[key] = value.to(world.device, non_blocking=True) if isinstance(value, Tensor) else value
     return own
 
 
-def _mean(value: Tensor, world: Any) -> Tensor:
+def _mean(value: Tensor, world: PartialState) -> Tensor:
     from accelerate.utils import reduce
 
     return reduce(value, "mean") if world.num_processes > 1 else value
 
 
-def _average_gradients(parameters: Sequence[Tensor], world: Any) -> None:
+def _average_gradients(parameters: Sequence[Tensor], world: PartialState) -> None:
     """Average the gradients over the processes, all in one message.
 
-    By hand, since DistributedDataParallel averages only what went through the network's ``forward``, and a loss may
-    call ``encode`` and ``decode``, or one network twice.
+    By hand, since DistributedDataParallel averages only what went through the network's ``forward``, and a
+    loss may call ``encode`` and ``decode``, or one network twice.
     """
     if world.num_processes == 1:
         return
@@ -336,7 +356,7 @@ def _average_gradients(parameters: Sequence[Tensor], world: Any) -> None:
             p.grad = gradient.copy_(mean.view(gradient.shape))
 
 
-def _alike(tensors: Iterable[Tensor], world: Any) -> None:
+def _alike(tensors: Iterable[Tensor], world: PartialState) -> None:
     """Give every process the tensors of process 0."""
     from accelerate.utils import broadcast
 
@@ -349,12 +369,14 @@ def _alike(tensors: Iterable[Tensor], world: Any) -> None:
 
 
 def _tensors(players: Sequence[Player], optimizers: Sequence[AdamW]) -> dict[str, Tensor]:
-    """Everything that a training has learnt: ``player/module/...``, ``player/average/...``, ``player/optimizer/...``."""
+    """All that a training has learnt, as player/module/..., player/average/..., player/optimizer/..."""
     tensors = {}
     for player, optimizer in zip(players, optimizers):
         for part, module in (("module", player.module), ("average", player.averaged)):
             if module is not None:
-                tensors |= {f"{player.name}/{part}/{key}": value for key, value in module.state_dict().items()}
+                tensors |= {
+                    f"{player.name}/{part}/{key}": value for key, value in module.state_dict().items()
+                }
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"{player.name}/optimizer/{index}/{key}": value for key, value in state.items()}
     return tensors
@@ -365,7 +387,9 @@ def _resumed(path, players, optimizers, record, steps) -> tuple[int, float]:
     tensors, meta = files.load(path)
     for key, value in record.items():
         if meta.get(key) != value:
-            raise UserError(f"{path} does not continue this training: its {key} is {meta.get(key)!r}, not {value!r}")
+            raise UserError(
+                f"{path} does not continue this training: its {key} is {meta.get(key)!r}, not {value!r}"
+            )
     if meta["step"] > steps:
         raise UserError(f"{path} is at step {meta['step']}, beyond the {steps} steps asked for")
     for player, optimizer in zip(players, optimizers):
@@ -375,6 +399,8 @@ def _resumed(path, players, optimizers, record, steps) -> tuple[int, float]:
                 part, rest = key.removeprefix(f"{player.name}/").split("/", 1)
                 parts[part][rest] = value
         files.restore(player.module, parts["module"], path)
+        if (player.averaged is None) == bool(parts["average"]):
+            raise UserError(f"{path} does not continue this training: only one of them averages weights")
         if player.averaged is not None:
             files.restore(player.averaged, parts["average"], path)
         _restore_optimizer(optimizer, parts["optimizer"], path)
@@ -388,7 +414,11 @@ def _restore_optimizer(optimizer: AdamW, tensors: Mapping[str, Tensor], path: Pa
         index, entry = key.split("/")
         p = parameters[int(index)] if int(index) < len(parameters) else None
         if p is None or (entry != "step" and value.shape != p.shape):
-            raise UserError(f"{path} does not fit the model: the optimizer's entry {key!r} belongs to another one")
-        # The fused update walks through memory, so moments must be laid out as their parameter is (channels last).
-        state.setdefault(int(index), {})[entry] = value if entry == "step" else torch.empty_like(p.data).copy_(value)
+            raise UserError(
+                f"{path} does not fit the model: the optimizer's entry {key!r} belongs to another one"
+            )
+        # The fused update walks through memory: moments must be laid out as their parameter (channels last).
+        state.setdefault(int(index), {})[entry] = (
+            value if entry == "step" else torch.empty_like(p.data).copy_(value)
+        )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

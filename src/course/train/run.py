@@ -6,7 +6,6 @@ import datetime
 import json
 import os
 import platform
-import re
 import signal
 import subprocess
 import threading
@@ -21,8 +20,9 @@ from torch import Tensor, nn
 
 from course import UserError
 from course.train import checkpoint, recipes
-from course.train.fit import Progress, fit
+from course.train.fit import Progress, fit, surroundings
 from course.train.settings import override
+from course.train.weights import check_name
 
 
 def run(
@@ -37,8 +37,9 @@ def run(
 ) -> Path:
     """Train a recipe's model, measure it, and write ``out/name-profile/name.safetensors``.
 
-    A checkpoint beside the result is written fifty times over the run, and when Ctrl-C or a termination signal stops
-    it; ``resume`` goes on from there.  What is measured is the model as it is written, rounded to float16.
+    A checkpoint beside the result is written fifty times over the run, and when Ctrl-C or a termination
+    signal stops it; ``resume`` goes on from there.  What is measured is the model as it is written, rounded
+    to float16.
 
     Args:
         recipe: name of a recipe.
@@ -60,9 +61,7 @@ def run(
     if profile not in home.PROFILES:
         raise UserError(f"unknown profile {profile!r}; {recipe} has: {', '.join(home.PROFILES)}")
     settings = override(home.PROFILES[profile], overrides)
-    name = name or recipe
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
-        raise UserError(f"a name may have letters, digits, - and _, not {name!r}")
+    name = check_name(recipe if name is None else name)
     folder = Path(out) / f"{name}-{profile}"
     _demand_writable(folder)
     origin = json.loads(json.dumps({"recipe": recipe, "profile": profile, "settings": asdict(settings)}))
@@ -74,7 +73,9 @@ def run(
     torch.manual_seed(settings.seed)  # the weights to start from
     model = home.model(settings)
     task = home.build(settings, model)
-    player = next(player for player in task.players if player.module is model)
+    player = next((player for player in task.players if player.module is model), None)
+    if player is None:
+        raise TypeError(f"{recipe}.build(settings, model) must make that model one of its players' modules")
 
     # Train
     try:
@@ -100,9 +101,7 @@ def run(
 
     # Measure and write
     result = folder / f"{name}.safetensors"
-    from accelerate import PartialState
-
-    if PartialState().is_main_process:
+    if surroundings().is_main_process:
         trained = player.trained.cpu().eval()
         tensors = rounded(trained)
         checkpoint.restore(trained, tensors, result)
@@ -139,7 +138,9 @@ def commit() -> str:
     here = Path(__file__).parent
     try:
         # Installed in somebody else's repository, this file is not one of theirs.
-        subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=here, check=True, capture_output=True)
+        subprocess.run(
+            ["git", "ls-files", "--error-unmatch", __file__], cwd=here, check=True, capture_output=True
+        )
         ask = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
         return subprocess.run(ask, cwd=here, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -147,10 +148,8 @@ def commit() -> str:
 
 
 def hardware() -> str:
-    """What this process trains on: the GPU's name, or the CPU's with its number of cores, and how many processes."""
-    from accelerate import PartialState
-
-    world = PartialState()
+    """What the training runs on: the GPU, or the CPU with its number of cores, and how many processes."""
+    world = surroundings()
     if world.device.type == "cuda":
         text = torch.cuda.get_device_name(world.device)
     else:
@@ -179,16 +178,19 @@ def _demand_same(path: Path, origin: dict[str, Any]) -> None:
         raise UserError(f"nothing to resume: there is no {path}")
     meta = checkpoint.describe(path)
     old, new = (
-        {"recipe": m.get("recipe"), "profile": m.get("profile"), **m.get("settings", {})} for m in (meta, origin)
+        {"recipe": m.get("recipe"), "profile": m.get("profile"), **m.get("settings", {})}
+        for m in (meta, origin)
     )
     for key in {**new, **old}:
         if old.get(key) != new.get(key):
-            raise UserError(f"cannot resume {path}: it was made with {key}={old.get(key)}, not {new.get(key)}")
+            raise UserError(
+                f"cannot resume {path}: it was made with {key}={old.get(key)}, not {new.get(key)}"
+            )
 
 
 @contextmanager
 def _patience() -> Iterator[list[int]]:
-    """Collects the first stop signal in a list instead of dying in the middle of an update; the second one kills."""
+    """Collects the first stop signal in a list, so that an update is not torn apart; the second one kills."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield received

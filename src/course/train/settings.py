@@ -87,7 +87,7 @@ def override(settings: S, assignments: Iterable[str]) -> S:
 
 
 def restored(kind: type[S], values: Mapping[str, Any]) -> S:
-    """Settings of this class from a JSON object, where tuples have become lists. Raises what `check` raises."""
+    """Settings from a JSON object, where tuples have become lists. Raises what `check` raises."""
     known = [entry.name for entry in fields(kind)]
     for key in values:
         if key not in known:
@@ -156,6 +156,8 @@ def _words(hint: Any, limits: Mapping[str, Any]) -> str:
     elif "low" in limits:
         low, high = limits["low"], limits["high"]
         span = f"from {low} to {high}" if low > -math.inf and high < math.inf else ""
-        span = span or (f"at least {low}" if low > -math.inf else f"at most {high}" if high < math.inf else "")
+        span = span or (
+            f"at least {low}" if low > -math.inf else f"at most {high}" if high < math.inf else ""
+        )
         text = f"{text}{', each' if several and span else ''} {span}".rstrip()
     return f"{text}, or none" if types.NoneType in _options(hint) else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def names() -> tuple[str, ...]:
 
 
 def info(name: str) -> dict[str, Any]:
-    """Where a shipped model comes from: recipe, settings, dataset, commit, steps, hardware, seconds, metrics, ..."""
+    """Where a shipped model comes from: recipe, settings, dataset, commit, steps, hardware, metrics, ..."""
     return checkpoint.describe(_path(name))
 
 
@@ -43,10 +44,10 @@ def load(name: str) -> nn.Module:
 def read(path: str | Path) -> nn.Module:
     """The same for any result file of ``course train``."""
     tensors, meta = checkpoint.load(path)
-    if meta.get("kind") != "weights":
-        raise UserError(f"{path} holds no finished model but: {meta.get('kind')}")
+    _demand_result(path, meta)
     recipe = recipes.get(meta["recipe"])
-    with torch.random.fork_rng(devices=[]):  # building draws random weights; the caller's numbers stay as they were
+    # Building draws random weights; the caller's random numbers stay as they were.
+    with torch.random.fork_rng(devices=[]):
         model = recipe.model(restored(recipe.Settings, meta["settings"]))
     checkpoint.restore(model, tensors, path)
     return model.float().eval().requires_grad_(False)
@@ -60,7 +61,7 @@ def ship(path: str | Path) -> Path:
     """
     read(path)
     content = Path(path).read_bytes()
-    target = folder() / f"{checkpoint.describe(path)['name']}.safetensors"
+    target = folder() / f"{check_name(checkpoint.describe(path)['name'])}.safetensors"
     others = sum(file.stat().st_size for file in folder().glob("*.safetensors") if file != target)
     for size, limit, what in (
         (len(content), FILE_LIMIT, str(path)),
@@ -70,6 +71,23 @@ def ship(path: str | Path) -> Path:
             raise UserError(f"{what}: {size / 1e6:.1f} MB, allowed are {limit / 1e6:.0f} MB")
     checkpoint.write(target, content)
     return target
+
+
+def check_name(name: str) -> str:
+    """The name itself, if a model may be called so.
+
+    Raises:
+        UserError: it is not made of letters, digits, - and _.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name):
+        raise UserError(f"a name has letters, digits, - and _ only, not {name!r}")
+    return name
+
+
+def _demand_result(path: str | Path, meta: dict[str, Any]) -> None:
+    needed = {"name", "recipe", "settings", "dataset", "parameters"}
+    if meta.get("kind") != "weights" or not (needed <= meta.keys() and isinstance(meta["settings"], dict)):
+        raise UserError(f"{path} is no result of `course train` but a file of kind {meta.get('kind')!r}")
 
 
 def _path(name: str) -> Path:

@@ -1,7 +1,12 @@
 """Recipes: one small module for each trained model.
 
-A recipe has ``Settings`` (a frozen dataclass with at least ``dataset``, ``steps`` and ``seed``), ``PROFILES`` (smoke,
-quick and full -> Settings), ``model(settings)`` -> the untrained network, and ``build(settings, model=None)`` -> Task.
+A recipe has
+
+Settings                      a frozen dataclass with at least ``dataset``, ``steps`` and ``seed``; a setting
+                              called ``precision`` ("no" or "bf16") is handed to `course.train.fit.fit`
+PROFILES                      Settings for smoke, quick and full
+model(settings)               the untrained network
+build(settings, model=None)   the `course.train.settings.Task`
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from course import data, measure
-from course.models.autoencoder import Autoencoder, Gaussian, Point, vector_autoencoder
+from course.models.autoencoder import Autoencoder, Gaussian, Point, linear_autoencoder, vector_autoencoder
 from course.train.fit import Player
 from course.train.settings import Task, choice, number
 
@@ -18,7 +18,7 @@ from course.train.settings import Task, choice, number
 @dataclass(frozen=True)
 class Settings:
     dataset: str = choice("glyphs", "glyphs", "digits", "shapes", "mnist", "fashion_mnist")
-    kind: str = choice("ae", "ae", "vae")
+    kind: str = choice("ae", "ae", "vae", "linear")
     dim: int = number(16, 1, 1024)  # numbers in the code
     width: int = number(32, 8, 512)
     beta: float = number(1.0, 0.0, 1e6)  # weight of the pull towards N(0, I); the AE has none
@@ -38,6 +38,9 @@ PROFILES = {
 
 def model(settings: Settings) -> Autoencoder:
     train_set = data.load(settings.dataset, "train", seed=settings.seed)
+    if settings.kind == "linear":
+        mean = train_set.batch(range(min(5000, len(train_set))))["image"].mean(0)
+        return linear_autoencoder(mean, settings.dim)
     bottleneck = {"ae": Point, "vae": Gaussian}[settings.kind]()
     return vector_autoencoder(
         train_set.size, train_set.channels, settings.dim, width=settings.width, bottleneck=bottleneck
@@ -88,7 +91,7 @@ def metrics(settings: Settings, model: Autoencoder, count: int = 2000) -> dict[s
 
 
 def code_distribution(kind: str, z: Tensor) -> MultivariateNormal:
-    """Where codes for samples come from: N(0, I) for a VAE, a normal distribution fitted to the codes z for an AE."""
+    """Where codes for samples come from: N(0, I) for a VAE, a normal distribution fitted to the codes z otherwise."""
     if kind == "vae":
         return MultivariateNormal(torch.zeros(z.shape[1]), torch.eye(z.shape[1]))
     return MultivariateNormal(z.mean(0), torch.atleast_2d(z.T.cov()) + 1e-6 * torch.eye(z.shape[1]))

@@ -28,7 +28,7 @@ class Settings:
 PROFILES = {
     "smoke": Settings(steps=5, batch=16, width=8),
     "quick": Settings(),
-    "full": Settings(steps=4000),
+    "full": Settings(steps=1500),
 }
 
 
@@ -43,7 +43,9 @@ def loss(model: GlyphJudge, batch: dict) -> Tensor:
 def build(settings: Settings, model_: GlyphJudge | None = None) -> Task:
     train_set = data.load(settings.dataset, "train", seed=settings.seed)
     network = model(settings) if model_ is None else model_
-    player = Player("judge", network, partial(loss, network), lr=settings.lr, weight_decay=0.01, decay=True, ema=0.99)
+    player = Player(
+        "judge", network, partial(loss, network), lr=settings.lr, weight_decay=0.01, decay=True, ema=0.99
+    )
     walk = partial(data.batches, train_set, settings.batch, seed=settings.seed)
     return Task([player], lambda start: walk(start=start), partial(accuracy, settings))
 

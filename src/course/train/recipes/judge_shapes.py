@@ -46,7 +46,7 @@ class Settings:
 PROFILES = {
     "smoke": Settings(steps=5, batch=8, width=16),
     "quick": Settings(),
-    "full": Settings(steps=15_000),
+    "full": Settings(steps=6000),
 }
 
 
@@ -61,22 +61,31 @@ def loss(model: ShapeJudge, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
     wanted = by_place({name: batch[name] for name in (*FACTORS, "x", "y", "place", "ground")})
     here = wanted["kind"] >= 0
     parts = {name: functional.cross_entropy(answers[name][here], wanted[name][here]) for name in FACTORS}
-    parts["present"] = 4 * functional.binary_cross_entropy_with_logits(answers["present"][..., 0], here.float())
+    parts["present"] = 4 * functional.binary_cross_entropy_with_logits(
+        answers["present"][..., 0], here.float()
+    )
     parts["ground"] = functional.cross_entropy(answers["ground"], wanted["ground"])
     middles = torch.tensor(PLACE_MIDDLES, device=here.device)
     offset = torch.stack([wanted["x"], wanted["y"]], -1) - middles
     # Offsets are of the order of 0.02; in units of that size their error weighs like the other parts.
     parts["offset"] = 0.1 * functional.smooth_l1_loss(answers["offset"][here] * 50, offset[here] * 50)
-    mask = functional.interpolate(batch["mask"][:, None].float(), answers["mask"].shape[2:], mode="nearest-exact")
+    mask = functional.interpolate(
+        batch["mask"][:, None].float(), answers["mask"].shape[2:], mode="nearest-exact"
+    )
     parts["mask"] = functional.cross_entropy(answers["mask"], mask[:, 0].long())
     return sum(parts.values()), parts
 
 
 def scenes(settings: Settings, start: int) -> Iterator[dict]:
     """Batches from each canvas in turn, the factors beside the picture."""
-    sets = [data.load("shapes", size=size, shapes=shapes, styles=STYLES, seed=settings.seed) for size, shapes in CANVASES]
+    sets = [
+        data.load("shapes", size=size, shapes=shapes, styles=STYLES, seed=settings.seed)
+        for size, shapes in CANVASES
+    ]
     walks = [
-        data.batches(one, settings.batch, seed=settings.seed + turn, start=(start - turn + len(sets) - 1) // len(sets))
+        data.batches(
+            one, settings.batch, seed=settings.seed + turn, start=(start - turn + len(sets) - 1) // len(sets)
+        )
         for turn, one in enumerate(sets)
     ]
     while True:
@@ -88,7 +97,14 @@ def scenes(settings: Settings, start: int) -> Iterator[dict]:
 def build(settings: Settings, model_: ShapeJudge | None = None) -> Task:
     network = model(settings) if model_ is None else model_
     player = Player(
-        "judge", network, partial(loss, network), lr=settings.lr, weight_decay=0.01, warmup=100, decay=True, ema=0.998
+        "judge",
+        network,
+        partial(loss, network),
+        lr=settings.lr,
+        weight_decay=0.01,
+        warmup=100,
+        decay=True,
+        ema=0.998,
     )
     return Task([player], partial(scenes, settings), metrics)
 
@@ -106,7 +122,9 @@ def metrics(model: ShapeJudge, count: int = 5000) -> dict[str, float]:
         test_set = data.load("shapes", "test", size=size, shapes=shapes, styles=STYLES)
         batch = test_set.batch(range(count))
         seen = read(model, batch["image"])
-        found |= {label + key: value for key, value in agreement(seen, by_place(batch["factors"]), size).items()}
+        found |= {
+            label + key: value for key, value in agreement(seen, by_place(batch["factors"]), size).items()
+        }
         if seen["mask"].shape == batch["mask"].shape:
             found[label + "pixels"] = (seen["mask"] == batch["mask"]).double().mean().item()
     return found

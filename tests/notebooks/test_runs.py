@@ -1,0 +1,72 @@
+"""The notebooks run: in smoke with every data set, and in quick with the outputs that are stored."""
+
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as xml
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from papermill.exceptions import PapermillExecutionError
+
+import course
+
+SMOKE, QUICK = 20, 120  # seconds
+SANITIZE = Path(__file__).parent / "sanitize.cfg"
+
+
+def run(chapter: Path, folder: Path, **parameters) -> nbformat.NotebookNode:
+    """Execute a notebook in an empty folder, as on Colab, where no file of the repository lies beside it."""
+    return papermill.execute_notebook(
+        chapter, folder / "out.ipynb", parameters, kernel_name="python3", cwd=folder, progress_bar=False
+    )
+
+
+def test_smoke(chapter, fitting, tmp_path, record_time):
+    start = time.monotonic()
+    run(chapter, tmp_path, profile="smoke", dataset=fitting)
+    seconds = time.monotonic() - start
+    record_time((f"{chapter.stem}, smoke, {fitting}", seconds, SMOKE))
+    assert seconds <= SMOKE
+    assert [path.name for path in tmp_path.iterdir()] == ["out.ipynb"], "a notebook leaves no files behind"
+
+
+def test_stored_outputs_are_what_the_code_gives(chapter, tmp_path, record_time):
+    report = tmp_path / "report.xml"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbval",
+        "--nbval-current-env",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
+    command += ["--nbval-sanitize-with", str(SANITIZE), f"--junitxml={report}", str(chapter)]
+    start = time.monotonic()
+    done = subprocess.run(command, cwd=chapter.parent, capture_output=True, text=True)
+    seconds = time.monotonic() - start
+    record_time((f"{chapter.stem}, quick, outputs compared", seconds, QUICK))
+    cells = [cell for cell in nbformat.read(chapter, as_version=4).cells if cell.cell_type == "code"]
+    suite = next(xml.parse(report).iter("testsuite"))
+    # After a failing cell nbval marks the later ones as expected to fail: they count as failed here.
+    failed = sum(int(suite.get(key)) for key in ("failures", "errors", "skipped"))
+    assert done.returncode == 0 and failed == 0, f"{failed} cells differ\n{done.stdout[-8000:]}"
+    assert int(suite.get("tests")) == len(cells), "a cell was not compared"
+    assert seconds <= QUICK
+
+
+@pytest.mark.parametrize("name, value", [("dataset", "mnits"), ("datasets", "glyphs"), ("profile", "fast")])
+def test_a_wrong_parameter_stops_at_once_with_the_choices(chapter, name, value, tmp_path):
+    start = time.monotonic()
+    with pytest.raises(PapermillExecutionError) as failure:
+        run(chapter, tmp_path, **{name: value})
+    assert time.monotonic() - start <= SMOKE
+    assert failure.value.ename == course.UserError.__name__
+    wrong, choice = (
+        (name, "dataset") if name == "datasets" else (value, "smoke" if name == "profile" else "glyphs")
+    )
+    assert wrong in failure.value.evalue and choice in failure.value.evalue

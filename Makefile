@@ -19,7 +19,7 @@ help:
 	@echo "make clean       remove what was built; make distclean also removes $(VENV)"
 
 book: $(VENV)/.book
-	@$(BIN)/jupyter-book build . -W --keep-going --quiet
+	@$(BIN)/jupyter-book build . -W --keep-going --quiet >/dev/null
 	@echo "The book is ready: file://$(CURDIR)/_build/html/index.html"
 
 test: $(VENV)/.test

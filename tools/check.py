@@ -15,7 +15,7 @@ PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 PARTS = {
     "style": [sys.executable, "-m", "ruff", "check", "--no-cache", "."],
     "fast tests": [*PYTEST, "--durations=5"],
-    "notebooks": [*PYTEST, "-rA", "--show-capture=no", "tests/notebooks"],
+    "notebooks": [*PYTEST, "tests/notebooks"],
     "book and browser": [*PYTEST, "-rs", "tests/book"],
 }
 

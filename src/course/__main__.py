@@ -123,11 +123,16 @@ def progress_bar(updates: Iterable[Progress]) -> Iterator[Progress]:
             quiet = os.environ.get("RANK", "0") != "0"
             bar = tqdm(total=progress.steps, initial=progress.step - 1, disable=quiet, mininterval=1.0)
         if bar.update():  # true when the bar is drawn anew: only then are losses fetched from the device
-            bar.set_postfix({key: f"{value:.4g}" for key, value in progress.losses.items()}, refresh=False)
+            bar.set_postfix_str(summary(progress), refresh=False)
         yield progress
     if bar is not None:
-        bar.set_postfix({key: f"{value:.4g}" for key, value in progress.losses.items()})
+        bar.set_postfix_str(summary(progress))
         bar.close()
+
+
+def summary(progress: Progress) -> str:
+    """The players' losses, without what else they report: a bar has one line."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in progress.losses.items() if "/" not in name)
 
 
 def show_weights(options: argparse.Namespace) -> None:

@@ -18,7 +18,8 @@ from torch import nn
 
 from course import UserError
 from course.train import checkpoint
-from course.train.fit import Player, TrainingError, _Watch, fit, step_seed, surroundings
+from course.train.fit import Player, TrainingError, _Watch, fit, step_seed
+from course.train.processes import surroundings
 
 
 @pytest.fixture(autouse=True)

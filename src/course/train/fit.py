@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from course import UserError
 from course.train import checkpoint as files
+from course.train.processes import alike, average_gradients, mean, own_slice, surroundings
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -107,20 +108,6 @@ def step_seed(seed: int, step: int, process: int = 0) -> int:
     return int(np.random.SeedSequence((seed, step, process)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def surroundings() -> PartialState:
-    """The device and the processes that there are, as Hugging Face accelerate finds them.
-
-    ``accelerate launch --cpu`` keeps a training off the GPU.
-    """
-    from accelerate import PartialState  # slow to import
-    from accelerate.utils import parse_flag_from_env
-
-    # PartialState, not Accelerator: the device and the processes are what we use of it, and an Accelerator
-    # fixes one precision for the life of the Python process, while a chapter compares two.
-    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
-    return PartialState(cpu=not has_gpu or parse_flag_from_env("ACCELERATE_USE_CPU"))
-
-
 def fit(
     players: Sequence[Player],
     batches: Callable[[int], Iterator[Batch]],
@@ -163,6 +150,55 @@ def fit(
         TrainingError: a loss or gradient is not finite, with the step and the seed that reproduce it.
             Weights on a CPU are still those before that update; a checkpoint never holds such values.
     """
+    _check(players, steps, seed, precision, checkpoint, every, resume)
+    world = surroundings()
+    optimizers = [_prepared(player, world) for player in players]
+
+    # Go on from the checkpoint, or start
+    record = {"kind": "checkpoint", "seed": seed, "precision": precision}
+    record["players"] = [player.name for player in players]
+    done, seconds = _resumed(Path(checkpoint), players, optimizers, record, steps) if resume else (0, 0.0)
+    for player in players:
+        alike(player.module.state_dict().values(), world)
+
+    def keep(done: int, seconds: float) -> None:
+        if checkpoint is not None and world.is_main_process:
+            state = {"steps": steps, "step": done, "seconds": seconds}
+            files.save(checkpoint, _tensors(players, optimizers), {**(meta or {}), **record, **state})
+
+    def updates(done: int, seconds: float) -> Generator[Progress, None, None]:
+        watch, stream, kept = _Watch(seed, world), iter(batches(done)), done
+        while done < steps:
+            start = time.perf_counter()
+            batch = next(stream, None)
+            if batch is None:
+                raise UserError(f"the batches end at step {done} of {steps}")
+            batch = own_slice(batch, world)
+            torch.manual_seed(step_seed(seed, done, world.process_index))
+            losses = {}
+            for player, optimizer in zip(players, optimizers):
+                with _alone(player, players):
+                    losses |= _update(player, optimizer, batch, done, steps, precision, world, watch)
+            done += 1
+            due = done == steps or (every is not None and done % every == 0)
+            if due or done % LOOK_EVERY == 0:
+                watch.look()
+            if due:
+                keep(done, seconds + time.perf_counter() - start)
+                kept = done
+            seconds += time.perf_counter() - start
+            try:
+                yield Progress(done, steps, seconds, losses)
+            except GeneratorExit:  # the caller leaves the loop; between two updates the state is consistent
+                if kept < done:
+                    watch.look()
+                    keep(done, seconds)
+                raise
+
+    return updates(done, seconds)
+
+
+def _check(players, steps, seed, precision, checkpoint, every, resume) -> None:
     names = [player.name for player in players]
     for ok, complaint in (
         (len(set(names)) == len(names) > 0, f"players need different names, not {names}"),
@@ -178,23 +214,6 @@ def fit(
         if not ok:
             raise UserError(complaint)
 
-    world = surroundings()
-    optimizers = [_prepared(player, world) for player in players]
-
-    record = {"kind": "checkpoint", "seed": seed, "precision": precision, "players": names}
-    done, seconds = 0, 0.0
-    if resume:
-        done, seconds = _resumed(Path(checkpoint), players, optimizers, record, steps)
-    for player in players:
-        _alike(player.module.state_dict().values(), world)
-    keep = None
-    if checkpoint is not None and world.is_main_process:
-        record = {**(meta or {}), **record, "steps": steps}
-        keep = lambda done, seconds: files.save(
-            checkpoint, _tensors(players, optimizers), {**record, "step": done, "seconds": seconds}
-        )
-    return _updates(players, optimizers, batches, steps, done, seconds, seed, precision, world, keep, every)
-
 
 def _prepared(player: Player, world: PartialState) -> AdamW:
     """The player's optimizer; its network and average are put on the device."""
@@ -205,40 +224,6 @@ def _prepared(player: Player, world: PartialState) -> AdamW:
         player.averaged = AveragedModel(player.module).requires_grad_(False).eval()
     fused = world.device.type in ("cpu", "cuda")  # one kernel for all parameters
     return AdamW(parameters, player.lr, player.betas, weight_decay=player.weight_decay, fused=fused)
-
-
-def _updates(
-    players, optimizers, batches, steps, done, seconds, seed, precision, world, keep, every
-) -> Generator[Progress, None, None]:
-    watch = _Watch(seed, world)
-    stream = iter(batches(done))
-    saved = done
-    while done < steps:
-        start = time.perf_counter()
-        batch = next(stream, None)
-        if batch is None:
-            raise UserError(f"the batches end at step {done} of {steps}")
-        batch = _own_slice(batch, world)
-        torch.manual_seed(step_seed(seed, done, world.process_index))
-        losses = {}
-        for player, optimizer in zip(players, optimizers):
-            with _alone(player, players):
-                losses |= _update(player, optimizer, batch, done, steps, precision, world, watch)
-        done += 1
-        if keep and (done == steps or (every and done % every == 0)):
-            watch.look()
-            keep(done, seconds + time.perf_counter() - start)
-            saved = done
-        if done % LOOK_EVERY == 0 or done == steps:
-            watch.look()
-        seconds += time.perf_counter() - start
-        try:
-            yield Progress(done, steps, seconds, losses)
-        except GeneratorExit:  # the caller leaves the loop; between two updates the state is consistent
-            if keep and saved < done:
-                watch.look()
-                keep(done, seconds)
-            raise
 
 
 def _update(player, optimizer, batch, step, steps, precision, world, watch) -> dict[str, Tensor]:
@@ -252,19 +237,19 @@ def _update(player, optimizer, batch, step, steps, precision, world, watch) -> d
     loss, logs = result if isinstance(result, tuple) else (result, {})
     names = [player.name, *(f"{player.name}/{key}" for key in logs)]
     values = [value.detach().float().reshape(()) for value in (loss, *logs.values())]
-    values = _mean(torch.stack(values), world)
+    values = mean(torch.stack(values), world)
 
     # Gradient
     loss.backward()
     parameters = optimizer.param_groups[0]["params"]
-    _average_gradients(parameters, world)
+    average_gradients(parameters, world)
     norm = clip_grad_norm_(parameters, math.inf if player.clip is None else player.clip)
     watch.add(player.name, step, values[0], norm)
 
     # Step
     optimizer.param_groups[0]["lr"] = player.rate(step, steps)
     optimizer.step()
-    _alike(player.module.buffers(), world)
+    alike(player.module.buffers(), world)
     if player.averaged is not None:
         player.averaged.multi_avg_fn = get_ema_multi_avg_fn(min(player.ema, (1 + step) / (10 + step)))
         player.averaged.update_parameters(player.module)
@@ -312,57 +297,6 @@ def _alone(player: Player, players: Sequence[Player]) -> Iterator[None]:
     finally:
         for p in others:
             p.requires_grad_(True)
-
-
-# Several processes
-
-
-def _own_slice(batch: Batch, world: PartialState) -> Batch:
-    """This process's part of the global batch, on its device."""
-    count, own = world.num_processes, {}
-    for key, value in batch.items():
-        if count > 1:
-            if len(value) % count:
-                raise UserError(
-                    f"a batch of {len(value)} does not divide by {count} processes; use a multiple"
-                )
-            part = len(value) // count
-            value = value[world.process_index * part : (world.process_index + 1) * part]
-        own[key] = value.to(world.device, non_blocking=True) if isinstance(value, Tensor) else value
-    return own
-
-
-def _mean(value: Tensor, world: PartialState) -> Tensor:
-    from accelerate.utils import reduce
-
-    return reduce(value, "mean") if world.num_processes > 1 else value
-
-
-def _average_gradients(parameters: Sequence[Tensor], world: PartialState) -> None:
-    """Average the gradients over the processes, all in one message.
-
-    By hand, since DistributedDataParallel averages only what went through the network's ``forward``, and a
-    loss may call ``encode`` and ``decode``, or one network twice.
-    """
-    if world.num_processes == 1:
-        return
-    # A parameter unused on this slice has no gradient, and on another may have one: flags tell who has.
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flags = torch.tensor([float(p.grad is not None) for p in parameters], device=world.device)
-    message = [*(gradient.flatten() for gradient in gradients), flags]
-    *means, used = _mean(torch.cat(message), world).split([part.numel() for part in message])
-    for p, gradient, mean, flag in zip(parameters, gradients, means, used.tolist()):
-        if flag:
-            p.grad = gradient.copy_(mean.view(gradient.shape))
-
-
-def _alike(tensors: Iterable[Tensor], world: PartialState) -> None:
-    """Give every process the tensors of process 0."""
-    from accelerate.utils import broadcast
-
-    if world.num_processes > 1:
-        for tensor in tensors:
-            tensor.copy_(broadcast(tensor.contiguous()))
 
 
 # Checkpoints

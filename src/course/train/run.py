@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from course import UserError
 from course.train import checkpoint, recipes
-from course.train.fit import Progress, fit, surroundings
+from course.train.fit import Progress, fit
+from course.train.processes import surroundings
 from course.train.settings import override
 from course.train.weights import check_name
 

@@ -20,9 +20,10 @@ class Settings:
     dataset: str = choice("glyphs", "glyphs", "digits", "shapes", "mnist", "fashion_mnist")
     kind: str = choice("ae", "ae", "vae", "linear")
     dim: int = number(16, 1, 1024)  # numbers in the code
+    count: int | None = number(None, 1, 10_000_000)  # training pictures; none for all there are
     width: int = number(32, 8, 512)
     beta: float = number(1.0, 0.0, 1e6)  # weight of the pull towards N(0, I); the AE has none
-    sigma: float = number(0.25, 1e-3, 10.0)  # standard deviation of a pixel around the decoder's answer
+    sigma: float = number(0.5, 1e-3, 10.0)  # standard deviation of a pixel around the decoder's answer
     steps: int = number(400, 1, 10_000_000)
     batch: int = number(128, 1, 65536)
     lr: float = number(2e-3, 1e-8, 1.0)
@@ -32,7 +33,7 @@ class Settings:
 PROFILES = {
     "smoke": Settings(steps=5, batch=16, width=8),
     "quick": Settings(steps=400),
-    "full": Settings(steps=12_000, width=64, lr=1e-3),
+    "full": Settings(steps=3000),
 }
 
 
@@ -62,7 +63,7 @@ def loss(model: Autoencoder, price: float, batch: dict) -> tuple[Tensor, dict[st
 
 
 def build(settings: Settings, model_: Autoencoder | None = None) -> Task:
-    train_set = data.load(settings.dataset, "train", seed=settings.seed)
+    train_set = data.load(settings.dataset, "train", seed=settings.seed, count=settings.count)
     network = model(settings) if model_ is None else model_
     pixels = train_set.channels * train_set.size[0] * train_set.size[1]
     price = 2 * settings.sigma**2 * settings.beta / pixels
@@ -82,7 +83,7 @@ def metrics(settings: Settings, model: Autoencoder, count: int = 2000) -> dict[s
     draw = code_distribution(settings.kind, model.encode(known).z)
     judge = "shapes" if test_set.channels == 3 else "glyphs"
     return {
-        "psnr": measure.psnr(reconstruction, x),
+        "psnr": measure.psnr(x, reconstruction),
         "frechet": measure.frechet(other, model.decode(draw.sample((count,))).clamp(-1, 1), judge),
         "frechet_reconstruction": measure.frechet(other, reconstruction.clamp(-1, 1), judge),
         "frechet_floor": measure.frechet(other, x, judge),

@@ -34,7 +34,7 @@ class Settings:
 PROFILES = {
     "smoke": Settings(steps=3, batch=4, width=8),
     "quick": Settings(),
-    "full": Settings(steps=5000),
+    "full": Settings(steps=3000),
 }
 
 

@@ -25,15 +25,16 @@ class Settings:
     beta: float = number(1.0, 0.0, 1e6)  # weight of the pull towards N(0, I); the AE has none
     sigma: float = number(0.5, 1e-3, 10.0)  # standard deviation of a pixel around the decoder's answer
     steps: int = number(400, 1, 10_000_000)
-    batch: int = number(128, 1, 65536)
+    batch: int = number(64, 1, 65536)
     lr: float = number(2e-3, 1e-8, 1.0)
+    precision: str = choice("no", "no", "bf16")
     seed: int = number(0, 0, 2**31)
 
 
 PROFILES = {
     "smoke": Settings(steps=5, batch=16, width=8),
     "quick": Settings(steps=400),
-    "full": Settings(steps=3000),
+    "full": Settings(steps=3000, batch=128, precision="bf16"),
 }
 
 
@@ -57,7 +58,7 @@ def loss(model: Autoencoder, price: float, batch: dict) -> tuple[Tensor, dict[st
     """
     x = batch["image"]
     reconstruction, encoded = model(x)
-    error = (x - reconstruction).pow(2).mean()
+    error = (x - reconstruction.float()).pow(2).mean()
     bottleneck = encoded.loss.mean()
     return error + price * bottleneck, {"error": error, "KL": bottleneck}
 

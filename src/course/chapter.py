@@ -111,6 +111,6 @@ def report(name: str, value: float, low: float | None, high: float | None, unit:
 
     Stands in for :func:`course.measure.expect` when a chapter runs on other data or in another profile.
     """
-    span = " .. ".join("" if bound is None else f"{bound:g}" for bound in (low, high)).strip(". ")
+    span = f"at least {low:g}" if high is None else f"at most {high:g}" if low is None else f"{low:g} .. {high:g}"
     print(f"{name}: {float(value):.4g} {unit}".rstrip() + f" (this page's own run: {span})")
     return Unechoed(value)

@@ -21,9 +21,9 @@ def read(judge: nn.Module, images: Tensor) -> dict[str, Tensor]:
         images: (B, 3, H, W) in [-1, 1], any canvas.
 
     Returns:
-        kind, colour, size, style: (B, 9) int64, one column a place in reading order, -1 where no shape is seen; at least
-        one is seen in every picture.  x, y: (B, 9) float32, centres as fractions of width and height, -1 likewise.
-        ground: (B,) int64.  mask: (B, h, w) int64 at the judge's own resolution, 0 or 1 + kind.
+        kind, colour, size, style: (B, 9) int64, one column a place in reading order, -1 where no shape is seen; at
+        least one is seen in every picture.  x, y: (B, 9) float32, centres as fractions of width and height, -1
+        likewise.  ground: (B,) int64.  mask: (B, h, w) int64 at the judge's own resolution, 0 or 1 + kind.
     """
     from course.models.judge import PLACE_MIDDLES
 
@@ -60,8 +60,8 @@ def agreement(
         size: height and width of the pictures, to measure distances in pixels.
 
     Returns:
-        place: the right places hold shapes; kind, colour, size, style: all of them right; ground; position: every centre
-        within one pixel; everything: all of these words right together (position left out).
+        place: the right places hold shapes; kind, colour, size, style: all of them right; ground; position: every
+        centre within one pixel; everything: all of these words right together (position left out).
     """
     shapes = wanted["kind"] >= 0
     right = {"place": ((seen["kind"] >= 0) == shapes).all(1)}

@@ -185,8 +185,8 @@ def linear_autoencoder(mean: Tensor, dim: int) -> Autoencoder:
     """One matrix each way and nothing else: the autoencoder that PCA solves in closed form.
 
     Args:
-        mean: (C, H, W), the mean training picture.  It is taken away before the first matrix and added after the second;
-            left inside, it would be the only thing that the first thousand updates learn.
+        mean: (C, H, W), the mean training picture.  It is taken away before the first matrix and added after the
+            second; left inside, it would be the only thing that the first thousand updates learn.
         dim: how many numbers the code has.
     """
     flat = mean.flatten()

@@ -42,8 +42,8 @@ def coordinates(x: Tensor) -> Tensor:
         x: any tensor (B, C, H, W).
 
     Returns:
-        (B, 2, H, W), of x's type and device; -1 and 1 are the outer edges of the picture, not the pixel centres, so that
-        the same place has the same number at every resolution.
+        (B, 2, H, W), of x's type and device; -1 and 1 are the outer edges of the picture, not the pixel centres, so
+        that the same place has the same number at every resolution.
     """
     b, _, h, w = x.shape
     rows = (torch.arange(h, device=x.device, dtype=x.dtype) * 2 + 1) / h - 1

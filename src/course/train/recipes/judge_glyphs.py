@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from course import data
+from course import data, measure
 from course.models.judge import GlyphJudge
 from course.train.fit import Player
 from course.train.settings import Task, choice, number
@@ -47,15 +47,19 @@ def build(settings: Settings, model_: GlyphJudge | None = None) -> Task:
         "judge", network, partial(loss, network), lr=settings.lr, weight_decay=0.01, decay=True, ema=0.99
     )
     walk = partial(data.batches, train_set, settings.batch, seed=settings.seed)
-    return Task([player], lambda start: walk(start=start), partial(accuracy, settings))
+    return Task([player], lambda start: walk(start=start), partial(metrics, settings))
 
 
 @torch.no_grad()
-def accuracy(settings: Settings, model: GlyphJudge) -> dict[str, float]:
-    """Share of test pictures whose digit is named."""
+def metrics(settings: Settings, model: GlyphJudge) -> dict[str, float]:
+    """Share of test pictures whose digit is named; Frechet distance of real pictures to other real ones."""
     test_set = data.load(settings.dataset, "test", seed=settings.seed)
     right = 0
     for start in range(0, len(test_set), 500):
         batch = test_set.batch(range(start, min(start + 500, len(test_set))))
         right += (model(batch["image"]).argmax(1) == batch["label"]).sum().item()
-    return {"accuracy": right / len(test_set)}
+    found = {"accuracy": right / len(test_set)}
+    if settings.dataset == "glyphs":  # drawn pictures never run out
+        many = data.load("glyphs", "test", seed=settings.seed, count=20_000)
+        found |= {f"floor_{n}": measure.floor(many, n, model) for n in (1_000, 10_000)}
+    return found

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from course import data
+from course import data, measure
 from course.data.captions import COLOURS, GROUNDS, KINDS, SIZES, STYLES
 from course.measure.judge import FACTORS, agreement, by_place, read
 from course.models.judge import PLACE_MIDDLES, ShapeJudge
@@ -110,7 +110,10 @@ def build(settings: Settings, model_: ShapeJudge | None = None) -> Task:
 
 
 def metrics(model: ShapeJudge, count: int = 5000) -> dict[str, float]:
-    """Agreement with the truth on test scenes, for one shape, for one to three, and for other canvases."""
+    """Agreement with the truth on test scenes, for one shape, for one to three, and for other canvases.
+
+    Also the Frechet distance of real pictures to other real ones, for two numbers of pictures.
+    """
     found = {}
     for label, size, shapes in (
         ("", (32, 32), (1,)),
@@ -127,4 +130,5 @@ def metrics(model: ShapeJudge, count: int = 5000) -> dict[str, float]:
         }
         if seen["mask"].shape == batch["mask"].shape:
             found[label + "pixels"] = (seen["mask"] == batch["mask"]).double().mean().item()
-    return found
+    many = data.load("shapes", "test", count=20_000)
+    return found | {f"floor_{n}": measure.floor(many, n, model) for n in (1_000, 10_000)}

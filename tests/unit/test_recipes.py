@@ -1,0 +1,134 @@
+"""Every recipe builds, learns, measures and ships; the shipped judges are as good as the book says."""
+
+import pytest
+import torch
+
+from course import data, measure
+from course.data.captions import MOTIONS, STYLES
+from course.models.judge import PLACE_MIDDLES
+from course.train import recipes, weights
+from course.train.fit import fit
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_profile_has_settings_and_full_is_the_longest(name):
+    profiles = recipes.get(name).PROFILES
+    assert list(profiles) == ["smoke", "quick", "full"]
+    assert profiles["smoke"].steps < profiles["quick"].steps < profiles["full"].steps
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_the_smoke_profile_learns_something_and_its_batches_resume(name):
+    recipe = recipes.get(name)
+    settings = recipe.PROFILES["smoke"]
+    torch.manual_seed(0)
+    model = recipe.model(settings)
+    before = [p.clone() for p in model.parameters()]
+    task = recipe.build(settings, model)
+    first, second = task.batches(0), task.batches(1)
+    next(first)
+    later, resumed = next(first), next(second)
+    assert all(torch.equal(later[key], resumed[key]) for key in later if isinstance(later[key], torch.Tensor))
+    for _ in fit(task.players, task.batches, settings.steps):
+        pass
+    # every parameter moves, or it is not connected to the loss
+    still = [n for (n, p), old in zip(model.named_parameters(), before) if torch.equal(p, old)]
+    assert still == []
+
+
+def test_codes_for_samples_come_from_the_right_distribution():
+    recipe = recipes.get("autoencoder")
+    torch.manual_seed(0)
+    z = torch.randn(50_000, 2) @ torch.tensor([[2.0, 1.0], [0.0, 0.5]]) + torch.tensor([3.0, -1.0])
+    fitted = recipe.code_distribution("ae", z)
+    assert torch.allclose(fitted.mean, torch.tensor([3.0, -1.0]), atol=0.05)  # standard error 2 / sqrt(50000) = 0.009
+    assert torch.allclose(fitted.covariance_matrix, torch.tensor([[4.0, 2.0], [2.0, 1.25]]), atol=0.1)
+    prior = recipe.code_distribution("vae", z)
+    assert torch.equal(prior.mean, torch.zeros(2)) and torch.equal(prior.covariance_matrix, torch.eye(2))
+
+
+# Reading a scene
+
+
+class Oracle(torch.nn.Module):
+    """A judge that answers with the truth of one batch."""
+
+    def __init__(self, factors):
+        super().__init__()
+        table = measure.by_place(factors)
+        hot = lambda name, count: torch.nn.functional.one_hot(table[name].clamp(min=0), count).float()
+        middles = torch.tensor(PLACE_MIDDLES)
+        self.answers = {
+            "present": (table["kind"] >= 0).float()[..., None] - 0.5,
+            "kind": hot("kind", 6),
+            "colour": hot("colour", 8),
+            "size": hot("size", 3),
+            "style": hot("style", 6),
+            "offset": torch.stack([table["x"], table["y"]], -1) - middles,
+            "ground": torch.nn.functional.one_hot(table["ground"], 4).float(),
+            "mask": torch.zeros(len(table["ground"]), 7, 32, 32),
+        }
+
+    def forward(self, x):
+        return self.answers
+
+
+def scene_batch(count=64):
+    return data.load("shapes", "test", shapes=(1, 2, 3), styles=STYLES).batch(range(count))
+
+
+def test_a_judge_that_knows_the_truth_agrees_with_it():
+    batch = scene_batch()
+    seen = measure.read(Oracle(batch["factors"]), batch["image"])
+    assert set(measure.agreement(seen, measure.by_place(batch["factors"]), (32, 32)).values()) == {1.0}
+
+
+@pytest.mark.parametrize("name", ["kind", "colour", "size", "style", "ground"])
+def test_one_wrong_word_costs_its_factor_and_everything_and_no_other(name):
+    batch = scene_batch()
+    seen = measure.read(Oracle(batch["factors"]), batch["image"])
+    wrong = seen[name].clone()
+    if name == "ground":
+        wrong[0] = 1 - wrong[0].clamp(max=1)
+    else:
+        wrong[0] = torch.where(wrong[0] >= 0, 2 - wrong[0].clamp(max=2) + (wrong[0] == 1), wrong[0])
+    told = measure.agreement({**seen, name: wrong}, measure.by_place(batch["factors"]), (32, 32))
+    less = {key for key, value in told.items() if value < 1}
+    assert less == {name, "everything"} and told[name] == pytest.approx(63 / 64)
+
+
+def test_a_centre_two_pixels_off_is_a_wrong_position():
+    batch = scene_batch()
+    seen = measure.read(Oracle(batch["factors"]), batch["image"])
+    moved = {**seen, "x": seen["x"] + 2 / 32}
+    told = measure.agreement(moved, measure.by_place(batch["factors"]), (32, 32))
+    assert told["position"] == 0 and told["everything"] == 1
+
+
+# The shipped judges
+
+
+@torch.no_grad()
+def test_the_glyph_judge_names_99_percent_of_test_digits():
+    batch = data.load("glyphs", "test").batch(range(1000))
+    assert (weights.load("judge_glyphs")(batch["image"]).argmax(1) == batch["label"]).double().mean() >= 0.99
+
+
+def test_the_shapes_judge_reads_99_percent_of_each_factor():
+    judge = weights.load("judge_shapes")
+    batch = data.load("shapes", "test", styles=STYLES).batch(range(1000))
+    told = measure.agreement(
+        measure.read(judge, batch["image"]), measure.by_place(batch["factors"]), (32, 32)
+    )
+    for name in ("place", "kind", "colour", "size", "style", "ground"):
+        assert told[name] >= 0.99, name
+    assert told["position"] >= 0.95
+
+
+@torch.no_grad()
+def test_the_motion_judge_names_98_percent_of_motions():
+    judge = weights.load("judge_motion")
+    batch = data.load("shapes_video", "test").batch(range(300))
+    said = judge(batch["video"]).argmax(1)
+    wrong = [MOTIONS[m] for m in batch["motion"][said != batch["motion"]]]
+    assert len(wrong) <= 6, wrong

@@ -114,3 +114,17 @@ def report(name: str, value: float, low: float | None, high: float | None, unit:
     span = f"at least {low:g}" if high is None else f"at most {high:g}" if low is None else f"{low:g} .. {high:g}"
     print(f"{name}: {float(value):.4g} {unit}".rstrip() + f" (this page's own run: {span})")
     return Unechoed(value)
+
+
+def shipped(name: str, profile: str, dataset: str) -> nn.Module | None:
+    """Shipped weights for a chapter in its quick profile, if they were made for this data set; else None.
+
+    Prints where they come from.  In the other profiles a chapter trains its models itself.
+    """
+    from course.train import weights
+
+    if profile != "quick" or name not in weights.names() or weights.info(name)["dataset"] != dataset:
+        return None
+    facts = weights.info(name)
+    print(f"{name}: {facts['steps']:,} updates, {facts['parameters']:,} parameters, trained on {facts['hardware']}")
+    return weights.load(name)

@@ -459,3 +459,19 @@ def test_map_is_readable_on_a_telephone_and_no_words_collide():
 def test_unknown_place():
     with pytest.raises(UserError, match="unknown place 'gan' on the map; choose from autoencoder, vae"):
         show.roadmap("gan")
+
+
+def test_dots_lie_at_their_values_in_their_order():
+    figure = show.dots({"VAE": 0.5, "autoencoder": 20.0}, label="distance", floor=0.1, model="VAE")
+    axis = figure.axes[0]
+    dots = [line for line in axis.lines if line.get_marker() == "o"]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in dots] == [(0.5, 0), (20.0, 1)]
+    assert [line.get_color() for line in dots] == [show.COLOURS["model"], show.COLOURS["rival"]]
+    assert axis.get_xscale() == "log" and axis.get_ylim()[0] > axis.get_ylim()[1]  # first name on top
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["VAE", "autoencoder"]
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_dots_refuse_what_a_logarithmic_scale_cannot_show(value):
+    with pytest.raises(UserError, match="above zero"):
+        show.dots({"good": 1.0, "bad": value}, label="distance")

@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 # Shipped weights -> chapter and title, in the order of the table. A chapter that ships a model adds its line
 # here.
-MODELS: dict[str, tuple[int, str]] = {}
+MODELS: dict[str, tuple[int, str]] = {
+    "autoencoder_2": (1, "Autoencoder, 2 numbers"),
+    "autoencoder": (1, "Autoencoder, 16 numbers"),
+    "vae_2": (2, "VAE, 2 numbers"),
+    "vae": (2, "VAE, 16 numbers"),
+}
 
 BOOK = Path(__file__).parents[3] / "book"
 START = "% results: start (the lines up to the end mark are written by `course results`)"

@@ -9,6 +9,7 @@ show.roadmap(place="autoencoder")                             the map of the two
 """
 
 from course.show.animate import animation
+from course.show.dots import dots
 from course.show.grids import grid, pairs, rows, strip
 from course.show.picture import Picture, figure
 from course.show.roadmap import roadmap
@@ -22,6 +23,7 @@ __all__ = [
     "animation",
     "axes",
     "diverging",
+    "dots",
     "figure",
     "grid",
     "pairs",

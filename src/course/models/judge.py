@@ -135,7 +135,7 @@ class MotionJudge(nn.Module):
         super().__init__()
         self.size, self.frames = size, frames
         self.layers = nn.Sequential(
-            nn.Conv3d(3 + 2, width, (3, 4, 4), stride=(1, 2, 2), padding=1),
+            nn.Conv3d(3 + 2 + 3, width, (3, 4, 4), stride=(1, 2, 2), padding=1),
             nn.SiLU(),
             nn.Conv3d(width, 2 * width, 4, stride=2, padding=1),
             nn.GroupNorm(8, 2 * width),
@@ -154,7 +154,9 @@ class MotionJudge(nn.Module):
         x = torch.cat([x, coordinates(x)], 1).unflatten(0, (b, t)).transpose(1, 2)  # (B, 5, T, h, w)
         if t != self.frames:
             x = functional.interpolate(x, (self.frames, *x.shape[3:]), mode="trilinear", align_corners=True)
-        return self.layers(x).mean((2, 3, 4))
+        # What changed since the frame before: a slow rotation is hard to see in the frames themselves.
+        change = x[:, :3].diff(dim=2, prepend=x[:, :3, :1])
+        return self.layers(torch.cat([x, change], 1)).mean((2, 3, 4))
 
     def forward(self, video: Tensor) -> Tensor:  # -> (B, motions), logits
         return self.head(self.features(video))

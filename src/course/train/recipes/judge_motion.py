@@ -34,7 +34,7 @@ class Settings:
 PROFILES = {
     "smoke": Settings(steps=3, batch=4, width=8),
     "quick": Settings(),
-    "full": Settings(steps=3000),
+    "full": Settings(steps=6000, lr=2e-3),
 }
 
 

@@ -23,7 +23,7 @@ class Settings:
     count: int | None = number(None, 1, 10_000_000)  # training pictures; none for all there are
     width: int = number(32, 8, 512)
     beta: float = number(1.0, 0.0, 1e6)  # weight of the pull towards N(0, I); the AE has none
-    sigma: float = number(0.5, 1e-3, 10.0)  # standard deviation of a pixel around the decoder's answer
+    sigma: float = number(1.0, 1e-3, 10.0)  # standard deviation of a pixel around the decoder's answer
     steps: int = number(400, 1, 10_000_000)
     batch: int = number(64, 1, 65536)
     lr: float = number(2e-3, 1e-8, 1.0)

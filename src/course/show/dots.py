@@ -31,7 +31,7 @@ def dots(values: Mapping[str, float], *, label: str, floor: float | None = None,
     for row, (name, value) in enumerate(values.items()):
         colour = style.COLOURS["model" if model in name else "rival"]
         axis.plot([value], [row], "o", color=colour, markersize=10, clip_on=False)
-        axis.annotate(f"{value:.2g}", (value, row), xytext=(9, 0), textcoords="offset points", va="center")
+        axis.annotate(f"{value:#.2g}", (value, row), xytext=(9, 0), textcoords="offset points", va="center")
     if floor is not None:
         axis.axvline(floor, color=style.COLOURS["data"], linestyle="--", linewidth=1.5)
         axis.annotate(

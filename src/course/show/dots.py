@@ -19,7 +19,8 @@ def dots(values: Mapping[str, float], *, label: str, floor: float | None = None,
         values: name -> value, drawn from top to bottom.
         label: what the values are, below the axis.
         floor: the least value that can be hoped for, such as real pictures against real ones; a dashed line.
-        model: rows whose names contain this are drawn in the chapter's own colour, the others in the rival's.
+        model: rows whose names contain this are drawn in the chapter's own colour, the others in the rival's; rows that
+            begin with "real" in the colour of real pictures.
 
     Raises:
         UserError: a value that is not above zero.
@@ -29,13 +30,14 @@ def dots(values: Mapping[str, float], *, label: str, floor: float | None = None,
             raise UserError(f"a logarithmic scale needs values above zero, but {name!r} is {value}")
     figure, axis = style.axes(height=1.1 + 0.38 * len(values))
     for row, (name, value) in enumerate(values.items()):
-        colour = style.COLOURS["model" if model in name else "rival"]
+        role = "data" if name.startswith("real") else "model" if model in name else "rival"
+        colour = style.COLOURS[role]
         axis.plot([value], [row], "o", color=colour, markersize=10, clip_on=False)
         axis.annotate(f"{value:#.2g}", (value, row), xytext=(9, 0), textcoords="offset points", va="center")
     if floor is not None:
         axis.axvline(floor, color=style.COLOURS["data"], linestyle="--", linewidth=1.5)
         axis.annotate(
-            f"real pictures {floor:.2g}", (floor, -0.55), xytext=(5, 0), textcoords="offset points", va="bottom",
+            f"floor {floor:.2g}", (floor, -0.55), xytext=(5, 0), textcoords="offset points", va="bottom",
             color=style.COLOURS["data"],
         )  # fmt: skip
     axis.set_yticks(range(len(values)), list(values))

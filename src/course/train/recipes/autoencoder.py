@@ -77,7 +77,7 @@ def build(settings: Settings, model_: Autoencoder | None = None) -> Task:
 def metrics(settings: Settings, model: Autoencoder, count: int = 2000) -> dict[str, float]:
     """PSNR on test pictures; Frechet distances of reconstructions and of samples, beside that of real pictures.
 
-    The floor compares real pictures drawn at random, as a model draws its samples.  Pictures in the order of the test set
+    The floor compares real pictures drawn at random, as a model draws its samples.  Pictures in the test set's order
     hold each class equally often, so reconstructions of them can lie below it.
     """
     test_set = data.load(settings.dataset, "test", seed=settings.seed)

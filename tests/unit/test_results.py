@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from matplotlib.text import Text
 from PIL import Image
 
 from course import UserError
@@ -75,11 +74,11 @@ def test_page_keeps_its_prose_and_shows_the_numbers(info, book):
     lines = [line for line in page.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 3
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
-    assert cells[0][1:] == [
+    assert cells[0][2:] == [
         "Autoencoder", "glyphs", "22.3", "12.3", "0.12", "100", "412 k", "5 min, 2 CPU cores", "0.046"
     ]  # fmt: skip
-    assert cells[1][7:9] == ["1.4 M", "61 s, 2 CPU cores"]
-    assert cells[2][1:] == [
+    assert cells[1][8:10] == ["1.4 M", "61 s, 2 CPU cores"]
+    assert cells[2][2:] == [
         "VQ \\| PixelCNN",
         "shapes",
         "–",
@@ -127,17 +126,17 @@ def test_picture_is_opaque_and_labelled(info, book):
         assert picture.convert("RGBA").getchannel("A").getextrema() == (255, 255)
 
 
-def test_labels_do_not_cover_each_other(info, monkeypatch):
-    info |= {f"m{n}": json.loads(json.dumps(info["vae"])) for n in range(5)}  # five models at one point
-    monkeypatch.setattr(
-        results, "MODELS", {name: (2, f"model {name}") for name in info if name != "judge_glyphs"}
-    )
-    canvas = results.figure(results.rows())
-    canvas.draw_without_rendering()
-    texts = [text for text in canvas.axes[0].texts if text.get_text().startswith("model")]
-    boxes = [Text.get_window_extent(text) for text in texts]
-    assert len(boxes) == 8
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+def test_each_point_carries_the_letter_of_its_row(info, book):
+    table = results.rows()
+    axis = results.figure(table).axes[0]
+    letters = {text.get_text(): text.xy for text in axis.texts if len(text.get_text()) == 1}
+    with_both = [row for row in table if row["frechet"] and row["floor"] and row["ms_per_image"]]
+    assert with_both and len(letters) == len(with_both)
+    for row in with_both:
+        assert letters[row["letter"]] == (row["ms_per_image"], row["frechet"] / row["floor"])
+        assert f"| {row['letter']} |" in results.markdown(table)
+    x_low, x_high = axis.get_xlim()
+    assert all(x_low <= row["ms_per_image"] <= x_high for row in with_both)
 
 
 def test_refuses(info, book, tmp_path):

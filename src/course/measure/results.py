@@ -8,15 +8,15 @@ it still has to.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
+import math
+import string
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course import UserError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Shipped weights -> chapter and title, in the order of the table. A chapter that ships a model adds its line
@@ -31,15 +31,16 @@ MODELS: dict[str, tuple[int, str]] = {
 BOOK = Path(__file__).parents[3] / "book"
 START = "% results: start (the lines up to the end mark are written by `course results`)"
 END = "% results: end"
+LETTERS = string.ascii_uppercase + string.ascii_lowercase
 MARKERS = "osD^vP"  # one for each data set, beside its colour
 
 
 def rows() -> list[dict[str, Any]]:
     """The table's rows: the shipped models of `MODELS`, with what their metadata tells.
 
-    Keys: name, chapter, title, dataset, parameters, seconds (training), hardware, commit, and the metrics
-    psnr (dB), frechet, floor (real against real for the same number of samples) and ms_per_image; a metric
-    that was not taken is None.
+    Keys: letter (which marks the row in the figure), name, chapter, title, dataset, parameters, seconds (of
+    training), hardware, commit, and the metrics psnr (dB), frechet, floor (real against real for the same number
+    of samples) and ms_per_image; a metric that was not taken is None.
     """
     from course.train import weights
 
@@ -49,7 +50,7 @@ def rows() -> list[dict[str, Any]]:
         if name in shipped:
             info = weights.info(name)
             metrics = info["metrics"]
-            row = {"name": name, "chapter": chapter, "title": title}
+            row = {"letter": LETTERS[len(table)], "name": name, "chapter": chapter, "title": title}
             row |= {key: info.get(key) for key in ("dataset", "parameters", "seconds", "hardware", "commit")}
             row |= {"floor": metrics.get("frechet_floor")}
             table.append(row | {key: metrics.get(key) for key in ("psnr", "frechet", "ms_per_image")})
@@ -106,12 +107,13 @@ def check(book: Path | str = BOOK) -> list[str]:
 def markdown(table: list[dict[str, Any]]) -> str:
     """The rows as a MyST table."""
     lines = [
-        "| Chapter | Model | Data | PSNR (dB) | Fréchet | Floor | Times floor "
+        "| | Chapter | Model | Data | PSNR (dB) | Fréchet | Floor | Times floor "
         "| Weights | Training | ms per image |",
-        "|:-:|:--|:--|--:|--:|--:|--:|--:|:--|--:|",
+        "|:-:|:-:|:--|:--|--:|--:|--:|--:|--:|:--|--:|",
     ]
     for row in table:
         cells = (
+            row["letter"],
             _chapter(row["chapter"]),
             row["title"],
             row["dataset"],
@@ -128,19 +130,20 @@ def markdown(table: list[dict[str, Any]]) -> str:
 
 
 def figure(table: list[dict[str, Any]]) -> Figure:
-    """Frechet distance over floor against milliseconds per image, for each model that has both."""
+    """Frechet distance over floor against milliseconds per image, for each model that has both, under its letter."""
+    from matplotlib.ticker import NullFormatter
+
     from course.show import style
 
     points = [row | {"ratio": _ratio(row)} for row in table if _ratio(row) and row["ms_per_image"]]
-    points.sort(key=lambda row: row["ratio"])
     with style.context():
         canvas, axis = style.axes(height=4.2)
         x, y = [row["ms_per_image"] for row in points], [row["ratio"] for row in points]
-        axis.set(
-            xscale="log", yscale="log", xlabel="milliseconds per image", ylabel="Fréchet distance / floor"
-        )
-        axis.set_xlim(min(x, default=0.1) / 3, max(x, default=10) * 3)
-        axis.set_ylim(min([0.7, *y]) * 0.8, max([10, *y]) * 4)
+        axis.set(xscale="log", yscale="log", xlabel="milliseconds per image", ylabel="Fréchet distance / floor")
+        # whole decades, so that each axis has at least two numbers
+        low, high = math.log10(min(x, default=0.1)), math.log10(max(x, default=10))
+        axis.set_xlim(10 ** math.floor(low - 0.3), 10 ** math.ceil(high + 0.3))
+        axis.set_ylim(min([0.7, *y]) * 0.8, max([10, *y]) * 2)
         axis.axhline(1, color=style.INK, linewidth=1.2, linestyle="--")
         axis.annotate(
             "real pictures",
@@ -152,58 +155,25 @@ def figure(table: list[dict[str, Any]]) -> Figure:
         )
         for axis_ in (axis.xaxis, axis.yaxis):
             axis_.set_major_formatter(lambda value, _: f"{value:g}")  # 100, not 10^2
+            axis_.set_minor_formatter(NullFormatter())
         colours = [style.COLOURS[role] for role in ("model", "rival", "third", "fourth", "accent", "faint")]
         for n, dataset in enumerate(sorted({row["dataset"] for row in points})):
             own = [row for row in points if row["dataset"] == dataset]
             axis.scatter(
                 [row["ms_per_image"] for row in own],
                 [row["ratio"] for row in own],
-                s=70,
+                s=240,
                 color=colours[n % len(colours)],
                 marker=MARKERS[n % len(MARKERS)],
                 label=dataset,
                 zorder=3,
             )
+        for row in points:
+            place = (row["ms_per_image"], row["ratio"])
+            axis.annotate(row["letter"], place, color="white", weight="bold", ha="center", va="center", zorder=4)
         if points:
-            canvas.legend(loc="outside upper right", ncols=4)
-            canvas.draw_without_rendering()  # settles the layout, so that labels can be placed in points
-            _label(axis, points)
+            canvas.legend(loc="outside upper right", ncols=4, markerscale=0.6)
     return canvas
-
-
-def _label(axis: Axes, points: list[dict[str, Any]]) -> None:
-    """Each point's title beside it, on the side with more room, moved up until it covers nothing."""
-    from matplotlib.text import Text
-    from matplotlib.transforms import Bbox
-
-    from course.show import style
-
-    left, right = axis.get_xlim()
-    places = [(row["ms_per_image"], row["ratio"]) for row in points]
-    taken = [
-        Bbox.from_extents(*(at - 10), *(at + 10)) for at in axis.transData.transform(places)
-    ]  # the marks
-    for row, place in zip(points, places):
-        side = "left" if place[0] < (left * right) ** 0.5 else "right"
-        line = {"arrowstyle": "-", "color": style.MUTED, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 4}
-        line["relpos"] = (0 if side == "left" else 1, 0.5)
-        title = axis.annotate(
-            row["title"],
-            place,
-            textcoords="offset points",
-            xytext=(0, 0),
-            ha=side,
-            va="center",
-            arrowprops=line,
-        )
-        title.set_in_layout(False)  # or the axes would shrink
-        for height in itertools.count(0, 3):
-            title.set_position((10 if side == "left" else -10, height))
-            box = Text.get_window_extent(title)  # Annotation's own would include the line
-            if not any(box.overlaps(other) for other in taken):
-                break
-        title.arrow_patch.set_visible(height > 6)
-        taken.append(box)
 
 
 def _paths(book: Path | str) -> tuple[Path, Path, Path]:

@@ -75,11 +75,13 @@ def watch(updates: Iterable[Progress], steps: int) -> Iterable[Progress]:
     return tqdm(updates, total=steps, leave=False)
 
 
-def train(recipe: str, **settings: Any) -> tuple[nn.Module, list[dict[str, float]]]:
+def train(recipe: str, profile: str, **settings: Any) -> tuple[nn.Module, list[dict[str, float]]]:
     """Train a recipe's model inside a notebook, under a progress bar.
 
     Args:
-        recipe: name of a recipe; its ``quick`` profile gives the settings that are not named.
+        recipe: name of a recipe.
+        profile: of the chapter; in ``full`` the recipe's ``full`` profile gives the settings that are not named, in the
+            others its ``quick`` one.
         settings: what differs from it.
 
     Returns:
@@ -95,7 +97,8 @@ def train(recipe: str, **settings: Any) -> tuple[nn.Module, list[dict[str, float
     from course.train.settings import override
 
     home = recipes.get(recipe)
-    chosen = override(home.PROFILES["quick"], [f"{key}={value}" for key, value in settings.items()])
+    base = home.PROFILES["full" if profile == "full" else "quick"]
+    chosen = override(base, [f"{key}={value}" for key, value in settings.items()])
     torch.manual_seed(chosen.seed)  # the weights to start from
     model = home.model(chosen)
     task = home.build(chosen, model)

@@ -29,10 +29,11 @@ def test_the_closed_form_divergence_equals_monte_carlo_within_its_error():
     assert kl_to_standard_normal(mean, log_variance).item() == pytest.approx(terms.mean().item(), abs=4 * error)
 
 
-def test_the_loss_is_the_negative_elbo_up_to_scale_and_constant():
+@pytest.mark.parametrize("beta", [0.0, 1.0, 4.0])
+def test_the_loss_is_the_negative_elbo_up_to_scale_and_constant(beta):
     """price * KL + error, times D / (2 sigma^2), plus D/2 log(2 pi sigma^2), is -ELBO by torch.distributions."""
     recipe = recipes.get("autoencoder")
-    settings = recipe.Settings(dataset="digits", kind="vae", dim=3, width=8, sigma=0.3)
+    settings = recipe.Settings(dataset="digits", kind="vae", dim=3, width=8, sigma=0.3, beta=beta)
     torch.manual_seed(0)
     model = recipe.model(settings)
     x = torch.rand(6, 1, 8, 8) * 2 - 1
@@ -44,7 +45,7 @@ def test_the_loss_is_the_negative_elbo_up_to_scale_and_constant():
     q = Normal(mean, (0.5 * log_variance).exp())
     z = mean + q.stddev * torch.randn_like(mean)
     log_likelihood = Normal(model.decode(z), 0.3).log_prob(x).flatten(1).sum(1)
-    elbo = (log_likelihood - kl_divergence(q, Normal(0.0, 1.0)).sum(1)).mean()
+    elbo = (log_likelihood - beta * kl_divergence(q, Normal(0.0, 1.0)).sum(1)).mean()
     constant = 64 / 2 * numpy.log(2 * numpy.pi * 0.3**2)
     assert total.item() * 64 / (2 * 0.3**2) + constant == pytest.approx(-elbo.item(), rel=1e-5)
 

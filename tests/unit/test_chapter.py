@@ -49,16 +49,27 @@ def test_pick_chooses_by_profile():
 
 
 def test_train_gives_a_model_ready_for_use_and_a_loss_for_each_update():
-    model, losses = chapter.train("autoencoder", dataset="digits", dim=2, width=8, steps=3, seed=1)
+    model, losses = chapter.train("autoencoder", "quick", dataset="digits", dim=2, width=8, steps=3, seed=1)
     assert not model.training and len(losses) == 3
-    assert set(losses[0]) == {"autoencoder", "autoencoder/error", "autoencoder/KL"}
-    again, _ = chapter.train("autoencoder", dataset="digits", dim=2, width=8, steps=3, seed=1)
+    assert set(losses[0]) == {"autoencoder", "autoencoder/error", "autoencoder/bottleneck"}
+    again, _ = chapter.train("autoencoder", "quick", dataset="digits", dim=2, width=8, steps=3, seed=1)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters()))
+
+
+def test_train_follows_the_full_profile_where_the_chapter_does(monkeypatch):
+    from course.train import recipes
+
+    home, seen = recipes.get("autoencoder"), []
+    build = home.build
+    monkeypatch.setattr(home, "build", lambda chosen, model: seen.append(chosen) or build(chosen, model))
+    for profile in chapter.PROFILES:
+        chapter.train("autoencoder", profile, dataset="digits", width=8, steps=1)
+    assert [chosen.batch for chosen in seen] == [home.PROFILES[p].batch for p in ("quick", "quick", "full")]
 
 
 def test_train_names_a_wrong_setting():
     with pytest.raises(UserError, match="unknown setting 'stepz'"):
-        chapter.train("autoencoder", stepz=3)
+        chapter.train("autoencoder", "quick", stepz=3)
 
 
 def test_report_shows_the_value_beside_the_page_s_range(capsys):

@@ -261,25 +261,37 @@ def test_damaged_inception_weights(torch_home):
 # floor
 
 
-def test_floor_takes_separate_items_and_the_same_ones_each_time():
-    data = Noise(300)
-    value = floor(data, 100, Mean())
-    items = data.asked[1:]  # the first is the look at what a batch holds
-    assert len(items) == len(set(items)) == 200 and set(items) <= set(range(300))
-    assert items != sorted(items)
-    assert floor(Noise(300), 100, Mean()) == value > 0
-    assert floor(Noise(300), 100, Mean(), seed=1) != value
+def test_floor_draws_at_random_without_repeats_and_the_same_each_time():
+    reference, pool = Noise(100).batch(range(100))["image"], Noise(300)
+    value = floor(reference, pool, Mean(), draws=2)
+    items = pool.asked[1:]  # the first is the look at what a batch holds
+    first, second = items[:100], items[100:]
+    assert len(set(first)) == len(set(second)) == 100 and first != second
+    assert set(items) <= set(range(300)) and first != sorted(first)
+    assert floor(reference, Noise(300), Mean(), draws=2) == value > 0
+    assert floor(reference, Noise(300), Mean(), draws=2, seed=1) != value
+
+
+def test_floor_is_the_mean_over_its_draws():
+    reference, pool = Noise(100).batch(range(100))["image"], Noise(300)
+    value = floor(reference, pool, Mean(), draws=3)
+    items = pool.asked[1:]
+    single = [
+        frechet(reference, Noise(300).batch(items[start : start + 100])["image"], Mean()) for start in (0, 100, 200)
+    ]
+    assert value == pytest.approx(sum(single) / 3)
 
 
 def test_floor_refuses():
-    with pytest.raises(UserError, match="2 to 10"):
-        floor(Noise(20), 11, Mean())
-    with pytest.raises(UserError, match="got 1"):
-        floor(Noise(20), 1, Mean())
-    videos = Noise(20)
+    reference = Noise(30).batch(range(30))["image"]
+    with pytest.raises(UserError, match="draws 30 pictures from .*, which has 20"):
+        floor(reference, Noise(20), Mean())
+    with pytest.raises(UserError, match="at least 1 draw"):
+        floor(reference, Noise(40), Mean(), draws=0)
+    videos = Noise(40)
     videos.batch = lambda indices: {"video": torch.zeros(1, 2, 1, 6, 6)}
     with pytest.raises(UserError, match="images"):
-        floor(videos, 2, Mean())
+        floor(reference, videos, Mean())
 
 
 # expect

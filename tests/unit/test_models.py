@@ -14,7 +14,7 @@ from course.models.autoencoder import (
     vector_autoencoder,
 )
 from course.models.judge import PLACE_MIDDLES, GlyphJudge, MotionJudge, ShapeJudge, resized, windows
-from course.models.layers import ResBlock, coordinates
+from course.models.layers import ResBlock, coordinates, norm
 
 
 @pytest.mark.parametrize("size, channels, halvings", [((8, 8), 1, 2), ((28, 28), 1, 2), ((32, 16), 3, 3)])
@@ -74,6 +74,27 @@ def test_the_pull_is_zero_at_the_prior_and_positive_elsewhere():
     assert kl_to_standard_normal(zero, zero).item() == 0
     for mean, log_variance in ((0.1, 0.0), (0.0, 0.1), (0.0, -0.1), (-2.0, 1.0)):
         assert kl_to_standard_normal(zero + mean, zero + log_variance).item() > 0
+
+
+def test_the_pull_is_not_negative_however_small_it_is():
+    tiny = torch.linspace(-3e-3, 3e-3, 1001)[:, None]
+    assert (kl_to_standard_normal(torch.zeros_like(tiny), tiny) >= 0).all()
+
+
+def test_the_bottleneck_computes_in_float32_under_bfloat16_autocast():
+    model = vector_autoencoder((8, 8), 1, 4, width=8, bottleneck=Gaussian())
+    with torch.autocast("cpu", torch.bfloat16):
+        encoded = model.encode(torch.rand(2, 1, 8, 8))
+    assert encoded.loss.dtype == encoded.z.dtype == torch.float32
+
+
+def test_the_vae_draws_by_reparameterisation():
+    torch.manual_seed(0)
+    h = torch.randn(3, 8)
+    torch.manual_seed(7)
+    z = Gaussian()(h).z
+    torch.manual_seed(7)
+    assert torch.equal(z, reparameterise(h[:, :4], h[:, 4:]))
 
 
 def test_the_pull_adds_over_code_numbers_and_not_over_pictures():
@@ -137,7 +158,18 @@ def test_each_place_looks_at_its_own_part_of_the_canvas():
         assert torch.allclose(centre, torch.tensor([x, y]) * 2 - 1, atol=0.1)
 
 
-def test_the_motion_judge_sees_the_order_of_frames():
-    torch.manual_seed(0)
-    judge, video = MotionJudge(17, width=8).eval(), torch.rand(1, 16, 3, 32, 32)
-    assert not torch.allclose(judge(video), judge(video.flip(1)))
+def test_the_motion_judge_is_given_what_changes_between_frames():
+    judge, video = MotionJudge(17, width=8), torch.rand(2, 16, 3, 32, 32)
+    seen = []
+    judge.layers[0].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    judge(video)
+    frames, change = seen[0][:, :3], seen[0][:, 5:]
+    assert torch.equal(frames, video.transpose(1, 2))
+    assert change[:, :, 0].abs().max() == 0
+    assert torch.allclose(change[:, :, 1:], frames[:, :, 1:] - frames[:, :, :-1])
+
+
+@pytest.mark.parametrize("width", [8, 9, 28, 33, 44, 264])
+def test_every_allowed_width_builds(width):
+    norm(width)(torch.rand(1, width, 2, 2))
+    GlyphJudge(width=width)

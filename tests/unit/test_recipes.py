@@ -5,6 +5,7 @@ import torch
 
 from course import data, measure
 from course.data.captions import MOTIONS, STYLES
+from course.models.autoencoder import Encoded
 from course.models.judge import PLACE_MIDDLES
 from course.train import recipes, weights
 from course.train.fit import fit
@@ -18,7 +19,7 @@ def test_every_profile_has_settings_and_full_is_the_longest(name):
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_the_smoke_profile_learns_something_and_its_batches_resume(name):
+def test_every_parameter_of_the_smoke_profile_is_trained_and_its_batches_resume(name):
     recipe = recipes.get(name)
     settings = recipe.PROFILES["smoke"]
     torch.manual_seed(0)
@@ -31,9 +32,43 @@ def test_the_smoke_profile_learns_something_and_its_batches_resume(name):
     assert all(torch.equal(later[key], resumed[key]) for key in later if isinstance(later[key], torch.Tensor))
     for _ in fit(task.players, task.batches, settings.steps):
         pass
-    # every parameter moves, or it is not connected to the loss
     still = [n for (n, p), old in zip(model.named_parameters(), before) if torch.equal(p, old)]
     assert still == []
+    # weight decay alone moves a parameter too: it must also have been reached by a gradient
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_the_loss_falls_on_a_batch_that_is_seen_again_and_again(name):
+    recipe = recipes.get(name)
+    settings = recipe.PROFILES["smoke"]
+    torch.manual_seed(0)
+    task = recipe.build(settings, recipe.model(settings))
+    batch = next(task.batches(0))
+    losses = [update.losses for update in fit(task.players, lambda start: iter([batch] * 25), 25)]
+    player = task.players[0].name
+    assert losses[-1][player] < 0.9 * losses[0][player]
+
+
+def test_the_autoencoder_s_metrics_tell_reconstructions_from_samples():
+    """A model that copies: its reconstructions are perfect, its samples are one and the same picture."""
+    recipe = recipes.get("autoencoder")
+    settings = recipe.Settings(dim=4)
+
+    class Copier(torch.nn.Module):
+        def encode(self, x):
+            return Encoded(x.flatten(1)[:, 400:404], torch.zeros(len(x)))
+
+        def decode(self, z):
+            return torch.full((len(z), 1, 28, 28), 2.0)  # must be clamped before it is judged
+
+        def forward(self, x):
+            return x, self.encode(x)
+
+    found = recipe.metrics(settings, Copier(), count=200)
+    assert set(found) == {"psnr", "frechet", "frechet_reconstruction", "frechet_floor", "ms_per_image"}
+    assert found["psnr"] == float("inf")
+    assert found["frechet_reconstruction"] < found["frechet_floor"] < found["frechet"]
 
 
 def test_codes_for_samples_come_from_the_right_distribution():

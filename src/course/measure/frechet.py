@@ -67,25 +67,31 @@ def precision_recall(real: Tensor, fake: Tensor, judge: nn.Module | str) -> tupl
     return answer["precision"], answer["recall"]
 
 
-def floor(dataset: DataSet, n: int, judge: nn.Module | str, *, seed: int = 0) -> float:
-    """Frechet distance of real against real: two samples of n items, with no item in common.
+def floor(reference: Tensor, pool: DataSet, judge: nn.Module | str, *, draws: int = 4, seed: int = 0) -> float:
+    """What a perfect generator is expected to reach: real pictures drawn at random against the reference.
 
-    The least a perfect model could reach with n samples; every reported distance stands beside it.
+    A generator draws its classes at random, and so do we here; that alone keeps the distance above zero.  The
+    distance of a single draw scatters by about half of its size, hence the mean of several.
 
-    dataset: a set of images with at least 2 n items. seed: which items are drawn.
-    Raises UserError when the set is too small or holds no images.
+    reference: (N, C, H, W) in [-1, 1], the real pictures that generated ones are compared with.
+    pool: a set of other real pictures of the same kind, at least N; each draw takes N of them.
+    draws: 1 or more. seed: which pictures are drawn.
+    Raises UserError when the pool is too small or holds no images, and as `frechet`.
     """
-    if not 2 <= n <= len(dataset) // 2:
-        raise UserError(
-            f"floor compares two separate samples of {dataset.name}, which has {len(dataset)} items: "
-            f"n must be 2 to {len(dataset) // 2}, got {n}"
-        )
-    if "image" not in dataset.batch([0]):
-        raise UserError(f"floor needs a data set of images; {dataset.name} has none")
-    items = random.Random(seed).sample(range(len(dataset)), 2 * n)  # never builds the whole range
-    chunks = [items[start : start + BATCH] for start in range(0, 2 * n, BATCH)]
-    images = torch.cat([dataset.batch(chunk)["image"] for chunk in chunks])
-    return frechet(images[:n], images[n:], judge)
+    n = len(reference)
+    if n > len(pool):
+        raise UserError(f"floor draws {n} pictures from {pool.name}, which has {len(pool)}: take a smaller reference")
+    if draws < 1:
+        raise UserError(f"floor needs at least 1 draw, not {draws}")
+    if "image" not in pool.batch([0]):
+        raise UserError(f"floor needs a data set of images; {pool.name} has none")
+    numbers = random.Random(seed)
+    distances = []
+    for _ in range(draws):
+        items = numbers.sample(range(len(pool)), n)  # never builds the whole range
+        images = [pool.batch(items[start : start + BATCH])["image"] for start in range(0, n, BATCH)]
+        distances.append(frechet(reference, torch.cat(images), judge))
+    return sum(distances) / draws
 
 
 def _fidelity(

@@ -31,9 +31,9 @@ def read(judge: nn.Module, images: Tensor) -> dict[str, Tensor]:
     answers = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     score = answers["present"][..., 0]
     present = score > 0
-    present[torch.arange(len(score)), score.argmax(1)] = True
+    present[torch.arange(len(score), device=score.device), score.argmax(1)] = True
     found = {name: answers[name].argmax(-1).where(present, -1) for name in FACTORS}
-    centre = torch.tensor(PLACE_MIDDLES) + answers["offset"]
+    centre = torch.tensor(PLACE_MIDDLES, device=score.device) + answers["offset"]
     found |= {"x": centre[..., 0].where(present, -1.0), "y": centre[..., 1].where(present, -1.0)}
     return {**found, "ground": answers["ground"].argmax(1), "mask": answers["mask"].argmax(1)}
 

@@ -41,7 +41,8 @@ class Gaussian(nn.Module):
     width = 2  # a mean and a log-variance for each number of the code
 
     def forward(self, h: Tensor) -> Encoded:  # (B, 2D, ...) -> z: (B, D, ...)
-        mean, log_variance = h.chunk(2, dim=1)
+        # in float32 also under bfloat16 autocast: eight bits of mantissa are too few for a KL term near zero
+        mean, log_variance = h.float().chunk(2, dim=1)
         z = reparameterise(mean, log_variance) if self.training else mean
         return Encoded(z, kl_to_standard_normal(mean, log_variance))
 
@@ -62,9 +63,10 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
         mean, log_variance: (B, ...), the parameters of a normal distribution with independent components.
 
     Returns:
-        (B,), zero where mean = 0 and log_variance = 0, positive everywhere else.
+        (B,), zero where mean = 0 and log_variance = 0, positive everywhere else (up to rounding).
     """
-    return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
+    # expm1(v) is exp(v) - 1 without the cancellation that could make a tiny KL negative
+    return 0.5 * (mean**2 + torch.expm1(log_variance) - log_variance).flatten(1).sum(1)
 
 
 class Encoder(nn.Module):

@@ -50,7 +50,7 @@ class ShapeJudge(nn.Module):
     """Reads a scene: in each of nine places whether a shape is there, which, how coloured, how large, how drawn.
 
     The places are the cells of a 3x3 grid over the canvas, whatever its shape.  Each place looks at the feature map
-    through a soft round window around its cell, so the network does not care how large or wide the canvas is.
+    through a soft window around its cell, so the network does not care how large or wide the canvas is.
 
     Args:
         kinds, colours, sizes, styles, grounds: how many values each factor has.
@@ -138,10 +138,10 @@ class MotionJudge(nn.Module):
             nn.Conv3d(3 + 2 + 3, width, (3, 4, 4), stride=(1, 2, 2), padding=1),
             nn.SiLU(),
             nn.Conv3d(width, 2 * width, 4, stride=2, padding=1),
-            nn.GroupNorm(8, 2 * width),
+            norm(2 * width),
             nn.SiLU(),
             nn.Conv3d(2 * width, 4 * width, 4, stride=2, padding=1),
-            nn.GroupNorm(8, 4 * width),
+            norm(4 * width),
             nn.SiLU(),
             nn.Conv3d(4 * width, 4 * width, 3, padding=1),
             nn.SiLU(),
@@ -163,7 +163,11 @@ class MotionJudge(nn.Module):
 
 
 def resized(x: Tensor, side: int) -> Tensor:
-    """Pictures (B, C, H, W) resized so that the shorter side has this length, the other a multiple of four."""
+    """Pictures (B, C, H, W) resized so that the shorter side has this length and the other is a multiple of four.
+
+    Args:
+        side: a multiple of four.
+    """
     h, w = x.shape[2:]
     target = tuple(max(4 * round(length * side / min(h, w) / 4), side) for length in (h, w))
     if target == (h, w):
@@ -172,7 +176,7 @@ def resized(x: Tensor, side: int) -> Tensor:
 
 
 def windows(features: Tensor) -> Tensor:
-    """Soft round windows around the nine places, as weights over the positions of a feature map.
+    """Soft windows around the nine places, round in fractions of the canvas: weights over a feature map's positions.
 
     Args:
         features: (B, C, h, w).

@@ -14,15 +14,20 @@ def zeroed(layer: nn.Module) -> nn.Module:
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation in groups of at least eight channels (Wu & He 2018); it does not depend on the batch."""
-    return nn.GroupNorm(max(1, min(32, channels // 8)), channels)
+    """Group normalisation (Wu & He 2018): at most 32 groups, of at least eight channels where there are that many.
+
+    Unlike batch normalisation it treats each picture by itself.
+    """
+    most = max(1, min(32, channels // 8))
+    return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions added to their input (He et al. 2016, eq. 1, in the pre-activation form).
+    """Two 3x3 convolutions added to their input (He et al. 2016, *Deep residual learning*, eq. 1).
 
-    The second convolution starts at zero: at first the block passes its input on unchanged, and deep stacks train
-    from the first step.
+    Normalisation and activation come before each convolution, as in the same authors' *Identity mappings* (2016).  The
+    second convolution starts at zero: at first the block passes its input on unchanged, and deep stacks train from the
+    first step.
     """
 
     def __init__(self, channels: int):
@@ -36,14 +41,14 @@ class ResBlock(nn.Module):
 
 
 def coordinates(x: Tensor) -> Tensor:
-    """Two channels that tell a convolution where it is: column and row from -1 to 1 (CoordConv, Liu et al. 2018).
+    """Two channels that tell a convolution where it is: column and row, between -1 and 1 (CoordConv, Liu et al. 2018).
 
     Args:
         x: any tensor (B, C, H, W).
 
     Returns:
-        (B, 2, H, W), of x's type and device; -1 and 1 are the outer edges of the picture, not the pixel centres, so
-        that the same place has the same number at every resolution.
+        (B, 2, H, W), of x's type and device.  Unlike in the paper -1 and 1 are the outer edges of the picture, not the
+        centres of its outer pixels, so that the same place has the same number at every resolution.
     """
     b, _, h, w = x.shape
     rows = (torch.arange(h, device=x.device, dtype=x.dtype) * 2 + 1) / h - 1

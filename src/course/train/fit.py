@@ -47,8 +47,8 @@ class Player:
         lr: learning rate of AdamW after warm-up.
         weight_decay: of AdamW (decoupled; Loshchilov and Hutter 2019).
         ema: decay of the exponential moving average of the weights, below 1; None keeps no average.  In
-            update n it is at most (1 + n) / (10 + n), so that a short training's average does not remember
-            its random start.
+            update n, counted from 0, it is at most (1 + n) / (10 + n), so that a short training's average does
+            not remember its random start.
         betas: decay of AdamW's two moments.
         clip: largest norm of the gradient over all parameters, larger ones are scaled down; or None.
         warmup: updates over which the learning rate rises linearly.
@@ -148,7 +148,7 @@ def fit(
         UserError: an argument is out of range; the checkpoint is missing, belongs to another training or does
             not fit; a batch does not divide by the number of processes.
         TrainingError: a loss or gradient is not finite, with the step and the seed that reproduce it.
-            Weights on a CPU are still those before that update; a checkpoint never holds such values.
+            On a CPU that player's weights are still those before the update; a checkpoint never holds such values.
     """
     _check(players, steps, seed, precision, checkpoint, every, resume)
     world = surroundings()

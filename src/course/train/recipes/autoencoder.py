@@ -39,7 +39,7 @@ PROFILES = {
 
 
 def model(settings: Settings) -> Autoencoder:
-    train_set = data.load(settings.dataset, "train", seed=settings.seed)
+    train_set = data.load(settings.dataset, "train", seed=settings.seed, count=settings.count)
     if settings.kind == "linear":
         mean = train_set.batch(range(min(5000, len(train_set))))["image"].mean(0)
         return linear_autoencoder(mean, settings.dim)
@@ -60,7 +60,7 @@ def loss(model: Autoencoder, price: float, batch: dict) -> tuple[Tensor, dict[st
     reconstruction, encoded = model(x)
     error = (x - reconstruction.float()).pow(2).mean()
     bottleneck = encoded.loss.mean()
-    return error + price * bottleneck, {"error": error, "KL": bottleneck}
+    return error + price * bottleneck, {"error": error, "bottleneck": bottleneck}
 
 
 def build(settings: Settings, model_: Autoencoder | None = None) -> Task:
@@ -77,21 +77,22 @@ def build(settings: Settings, model_: Autoencoder | None = None) -> Task:
 def metrics(settings: Settings, model: Autoencoder, count: int = 2000) -> dict[str, float]:
     """PSNR on test pictures; Frechet distances of reconstructions and of samples, beside that of real pictures.
 
-    The floor compares real pictures drawn at random, as a model draws its samples.  Pictures in the test set's order
-    hold each class equally often, so reconstructions of them can lie below it.
+    The floor is taken with real pictures drawn at random, as a model draws its samples.  Pictures in the test set's
+    order hold each class equally often, so reconstructions of them can lie below it.
     """
+    train_set = data.load(settings.dataset, "train", seed=settings.seed, count=settings.count)
     test_set = data.load(settings.dataset, "test", seed=settings.seed)
     count = min(count, len(test_set) // 2)
     x, other = test_set.batch(range(count))["image"], test_set.batch(range(count, 2 * count))["image"]
     reconstruction, _ = model(x)
-    known = data.load(settings.dataset, "train", seed=settings.seed).batch(range(count))["image"]
+    known = train_set.batch(range(min(5000, len(train_set))))["image"]
     draw = code_distribution(settings.kind, model.encode(known).z)
     judge = "shapes" if test_set.channels == 3 else "glyphs"
     return {
         "psnr": measure.psnr(x, reconstruction),
         "frechet": measure.frechet(other, model.decode(draw.sample((count,))).clamp(-1, 1), judge),
         "frechet_reconstruction": measure.frechet(other, reconstruction.clamp(-1, 1), judge),
-        "frechet_floor": measure.floor(test_set, count, judge),
+        "frechet_floor": measure.floor(other, data.load(settings.dataset, "train", seed=settings.seed), judge),
         "ms_per_image": measure.milliseconds_per_image(lambda n: model.decode(draw.sample((n,))), 256),
     }
 

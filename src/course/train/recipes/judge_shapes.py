@@ -130,5 +130,6 @@ def metrics(model: ShapeJudge, count: int = 5000) -> dict[str, float]:
         }
         if seen["mask"].shape == batch["mask"].shape:
             found[label + "pixels"] = (seen["mask"] == batch["mask"]).double().mean().item()
-    many = data.load("shapes", "test", count=20_000)
-    return found | {f"floor_{n}": measure.floor(many, n, model) for n in (1_000, 10_000)}
+    many = data.load("shapes", "test").batch(range(10_000))["image"]
+    pool = data.load("shapes", "train")
+    return found | {f"floor_{n}": measure.floor(many[:n], pool, model) for n in (1_000, 10_000)}

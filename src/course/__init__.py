@@ -1,8 +1,8 @@
 """The library of the book *From Autoencoders to Sora*: every piece of code that the chapters use twice.
 
 The folders show the flow: ``data`` (what we learn from), ``models`` (what learns), ``diffusion`` (what is only
-mathematics), ``train`` (how), ``measure`` (how well) and ``show`` (pictures).  Importing ``course`` itself loads nothing
-heavy.
+mathematics), ``train`` (how), ``measure`` (how well) and ``show`` (pictures).  Importing ``course`` itself loads
+nothing heavy.
 """
 
 from pathlib import Path

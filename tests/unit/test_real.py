@@ -194,7 +194,12 @@ def test_without_network_the_split_is_named(tmp_path, offline):
 
 def test_a_silent_server_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(real, "PATIENCE", 0.2)
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *arguments, **options: time.sleep(5))
+
+    def silent(*arguments, **options):
+        time.sleep(5)
+        raise OSError("timed out")
+
+    monkeypatch.setattr(urllib.request, "urlopen", silent)
     began = time.monotonic()
     with pytest.raises(UserError, match="no server answers"):
         real.download("mnist", tmp_path, ["http://silent.invalid"], lambda: None, "do something else")

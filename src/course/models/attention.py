@@ -1,0 +1,56 @@
+"""Attention: every position looks at every other one (Vaswani et al. 2017, eq. 1)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from course import UserError
+from course.models.layers import norm, zeroed
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention with several heads.
+
+    Queries come from x; keys and values from the context, which is x itself unless another one is given.  What happens
+    between the projections is the ``processor``, a plain function that may be replaced (chapter 10 does).
+
+    Args:
+        channels: of x.
+        heads: how many; ``channels`` must divide by them.
+        context_channels: of the context, if it differs from x.
+    """
+
+    def __init__(self, channels: int, heads: int = 4, context_channels: int | None = None):
+        super().__init__()
+        if heads < 1 or channels % heads:
+            raise UserError(f"{channels} channels do not divide by {heads} heads")
+        self.heads, self.processor = heads, attend
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(context_channels or channels, channels, bias=False)
+        self.to_v = nn.Linear(context_channels or channels, channels, bias=False)
+        self.to_out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:  # (B, N, C), (B, M, C') -> (B, N, C)
+        return self.processor(self, x, x if context is None else context)
+
+
+def attend(attention: Attention, x: Tensor, context: Tensor) -> Tensor:
+    """The ordinary processor: softmax(Q K^T / sqrt(channels of a head)) V, head by head."""
+    q, k, v = attention.to_q(x), attention.to_k(context), attention.to_v(context)
+    q, k, v = (y.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for y in (q, k, v))  # (B, heads, N or M, c)
+    out = functional.scaled_dot_product_attention(q, k, v)
+    return attention.to_out(out.transpose(1, 2).flatten(2))
+
+
+class SelfAttention2d(nn.Module):
+    """Attention between all positions of a feature map, added to it; starts as nothing."""
+
+    def __init__(self, channels: int, heads: int = 4):
+        super().__init__()
+        self.norm, self.attention = norm(channels), Attention(channels, heads)
+        zeroed(self.attention.to_out)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, H W, C)
+        return x + self.attention(tokens).transpose(1, 2).unflatten(2, x.shape[2:])

@@ -187,3 +187,19 @@ def test_nothing_is_imported_early():
         "late = {'sklearn', 'torchvision', 'matplotlib.pyplot'} & set(sys.modules); assert not late, late"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_sets_take_turns_and_a_resumed_walk_goes_on_where_it_stopped():
+    sets = [data.load("glyphs", count=count, size=size) for count, size in ((50, 8), (70, 12), (30, 16))]
+
+    def walk(start, number):
+        walking = data.in_turn(sets, 8, seed=3, start=start)
+        return [next(walking) for _ in range(number)]
+
+    straight = walk(0, 20)
+    assert [batch["image"].shape[2] for batch in straight[:6]] == [8, 12, 16, 8, 12, 16]
+    for start in range(8):
+        for one, other in zip(straight[start:], walk(start, 12)):
+            assert torch.equal(one["image"], other["image"])
+    alone = data.batches(sets[1], 8, seed=3 + 1)
+    assert all(torch.equal(next(alone)["image"], batch["image"]) for batch in straight[1::3])

@@ -16,7 +16,7 @@ from course import UserError
 if TYPE_CHECKING:
     from course.data.base import DataSet
 
-__all__ = ["NAMES", "DataSet", "batches", "load"]
+__all__ = ["NAMES", "DataSet", "batches", "in_turn", "load"]
 
 # name -> where its class lives; imported when asked for, so that nobody waits for what they do not use
 _HOMES = {
@@ -71,6 +71,6 @@ def load(
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("DataSet", "batches"):  # base imports torch, which takes a while
+    if name in ("DataSet", "batches", "in_turn"):  # base imports torch, which takes a while
         return getattr(import_module("course.data.base"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,6 @@
 """What every data set offers (DataSet), how training walks through it (batches), and the hash under both."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -105,6 +106,22 @@ def batches(
                 raise UserError(f"{dataset.name} has no {key!r}; a batch holds: {', '.join(known)}")
     # the checks above run at the call; a generator's body would only run at the first next()
     return _walk(dataset, int(batch_size), int(seed), int(start), keys)
+
+
+def in_turn(
+    datasets: Sequence[DataSet], batch_size: int, *, seed: int = 0, start: int = 0, keys: Sequence[str] | None = None
+) -> Iterator[dict]:
+    """Batches from several data sets, one set after the other, without end: pictures of several sizes in one training.
+
+    Arguments and errors as for `batches`; batch i is again the same whatever ``start`` is.
+    """
+    count = len(datasets)
+    walks = [
+        # how many of the batches before number `start` were this set's: those with number turn, turn + count, ...
+        batches(one, batch_size, seed=seed + turn, start=max(0, -((turn - start) // count)), keys=keys)
+        for turn, one in enumerate(datasets)
+    ]
+    return (next(walks[number % count]) for number in itertools.count(start))
 
 
 def order(count: int, seed: int, epoch: int) -> np.ndarray:

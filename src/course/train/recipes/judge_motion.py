@@ -48,18 +48,8 @@ def loss(model: MotionJudge, batch: dict) -> Tensor:
 
 def clips(settings: Settings, start: int) -> Iterator[dict]:
     """Batches of each form in turn."""
-    walks = []
-    for turn, (size, frames) in enumerate(CLIPS):
-        one = data.load("shapes_video", size=size, frames=frames, seed=settings.seed)
-        first = (start - turn + len(CLIPS) - 1) // len(CLIPS)
-        walks.append(
-            data.batches(
-                one, settings.batch, seed=settings.seed + turn, start=first, keys=("video", "motion")
-            )
-        )
-    while True:
-        yield next(walks[start % len(walks)])
-        start += 1
+    sets = [data.load("shapes_video", size=size, frames=frames, seed=settings.seed) for size, frames in CLIPS]
+    return data.in_turn(sets, settings.batch, seed=settings.seed, start=start, keys=("video", "motion"))
 
 
 def build(settings: Settings, model_: MotionJudge | None = None) -> Task:

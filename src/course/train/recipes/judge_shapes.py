@@ -82,16 +82,8 @@ def scenes(settings: Settings, start: int) -> Iterator[dict]:
         data.load("shapes", size=size, shapes=shapes, styles=STYLES, seed=settings.seed)
         for size, shapes in CANVASES
     ]
-    walks = [
-        data.batches(
-            one, settings.batch, seed=settings.seed + turn, start=(start - turn + len(sets) - 1) // len(sets)
-        )
-        for turn, one in enumerate(sets)
-    ]
-    while True:
-        batch = next(walks[start % len(walks)])
+    for batch in data.in_turn(sets, settings.batch, seed=settings.seed, start=start):
         yield {"image": batch["image"], "mask": batch["mask"], **batch["factors"]}
-        start += 1
 
 
 def build(settings: Settings, model_: ShapeJudge | None = None) -> Task:

@@ -80,15 +80,14 @@ def train(recipe: str, profile: str, **settings: Any) -> tuple[nn.Module, list[d
 
     Args:
         recipe: name of a recipe.
-        profile: of the chapter; in ``full`` the recipe's ``full`` profile gives the settings that are not named, in the
-            others its ``quick`` one.
+        profile: of the chapter; the recipe's profile of that name gives the settings that are not named.
         settings: what differs from it.
 
     Returns:
         The trained model in evaluation mode on the CPU, and the losses of every update.
 
     Raises:
-        UserError: an unknown recipe or setting, or a value that is not allowed.
+        UserError: an unknown recipe, profile or setting, or a value that is not allowed.
     """
     import torch
 
@@ -97,8 +96,9 @@ def train(recipe: str, profile: str, **settings: Any) -> tuple[nn.Module, list[d
     from course.train.settings import override
 
     home = recipes.get(recipe)
-    base = home.PROFILES["full" if profile == "full" else "quick"]
-    chosen = override(base, [f"{key}={value}" for key, value in settings.items()])
+    if profile not in home.PROFILES:
+        raise UserError(f"unknown profile {profile!r}; {recipe} has: {', '.join(home.PROFILES)}")
+    chosen = override(home.PROFILES[profile], [f"{key}={value}" for key, value in settings.items()])
     torch.manual_seed(chosen.seed)  # the weights to start from
     model = home.model(chosen)
     task = home.build(chosen, model)

@@ -56,7 +56,7 @@ def test_train_gives_a_model_ready_for_use_and_a_loss_for_each_update():
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters()))
 
 
-def test_train_follows_the_full_profile_where_the_chapter_does(monkeypatch):
+def test_train_takes_the_recipe_s_profile_of_the_same_name(monkeypatch):
     from course.train import recipes
 
     home, seen = recipes.get("autoencoder"), []
@@ -64,7 +64,10 @@ def test_train_follows_the_full_profile_where_the_chapter_does(monkeypatch):
     monkeypatch.setattr(home, "build", lambda chosen, model: seen.append(chosen) or build(chosen, model))
     for profile in chapter.PROFILES:
         chapter.train("autoencoder", profile, dataset="digits", width=8, steps=1)
-    assert [chosen.batch for chosen in seen] == [home.PROFILES[p].batch for p in ("quick", "quick", "full")]
+    assert [chosen.batch for chosen in seen] == [home.PROFILES[p].batch for p in chapter.PROFILES]
+    assert len({chosen.batch for chosen in seen}) == 3
+    with pytest.raises(UserError, match="unknown profile 'fast'"):
+        chapter.train("autoencoder", "fast")
 
 
 def test_train_names_a_wrong_setting():

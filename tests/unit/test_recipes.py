@@ -144,6 +144,28 @@ def test_a_centre_two_pixels_off_is_a_wrong_position():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("name", weights.names())
+def test_shipped_weights_still_measure_what_their_file_says(name):
+    """A network whose code changed after it was trained may load and answer worse."""
+    model, stored = weights.load(name), weights.info(name)["metrics"]
+    if name == "judge_glyphs":
+        batch = data.load("glyphs", "test").batch(range(500))
+        assert (model(batch["image"]).argmax(1) == batch["label"]).double().mean() >= stored["accuracy"] - 0.002
+    elif name == "judge_motion":
+        batch = data.load("shapes_video", "test").batch(range(200))
+        assert (model(batch["video"]).argmax(1) == batch["motion"]).double().mean() >= stored["accuracy"] - 0.005
+        # other groups fit the same weights and hardly change the accuracy, but were not what was trained
+        assert [m.num_groups for m in model.modules() if isinstance(m, torch.nn.GroupNorm)] == [8, 8]
+    elif name == "judge_shapes":
+        batch = data.load("shapes", "test", styles=STYLES).batch(range(500))
+        told = measure.agreement(measure.read(model, batch["image"]), measure.by_place(batch["factors"]), (32, 32))
+        assert told["everything"] >= stored["everything"] - 0.002 and told["position"] >= stored["position"] - 0.002
+    else:
+        x = data.load(weights.info(name)["dataset"], "test").batch(range(2000))["image"]  # the pictures of the file
+        assert measure.psnr(x, model(x)[0]) == pytest.approx(stored["psnr"], abs=0.02)
+
+
+@torch.no_grad()
 def test_the_glyph_judge_names_99_percent_of_test_digits():
     batch = data.load("glyphs", "test").batch(range(1000))
     assert (weights.load("judge_glyphs")(batch["image"]).argmax(1) == batch["label"]).double().mean() >= 0.99

@@ -13,13 +13,13 @@ def zeroed(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation (Wu & He 2018): at most 32 groups, of at least eight channels where there are that many.
+def norm(channels: int, groups: int = 32) -> nn.GroupNorm:
+    """Group normalisation (Wu & He 2018): at most ``groups`` groups, of at least eight channels each if possible.
 
     Unlike batch normalisation it treats each picture by itself.
     """
-    most = max(1, min(32, channels // 8))
-    return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)
+    most = max(1, min(groups, channels // 8))
+    return nn.GroupNorm(next(count for count in range(most, 0, -1) if channels % count == 0), channels)
 
 
 class ResBlock(nn.Module):

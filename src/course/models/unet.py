@@ -82,6 +82,12 @@ class UNet(nn.Module):
         attention: resolutions (0 is the full one) with self-attention.
         classes: how many classes there are for conditions; 0 for none.
         heads: of each attention.
+        patch: side of the squares of pixels that become the channels of one position (space to depth): with 2 the full
+            resolution has half the height and width, which on a CPU buys three to four times the speed.
+        middle_attention: whether the middle has attention too.
+
+    Raises:
+        UserError: attention at a resolution that there is not.
     """
 
     def __init__(
@@ -92,15 +98,17 @@ class UNet(nn.Module):
         attention: Sequence[int] = (1, 2),
         classes: int = 0,
         heads: int = 4,
+        patch: int = 1,
+        middle_attention: bool = True,
     ):
         super().__init__()
         if not widths or any(not 0 <= level < len(widths) for level in attention):
             raise UserError(f"attention levels must lie in 0 .. {len(widths) - 1}, not {tuple(attention)}")
-        self.width, self.halvings = widths[0], len(widths) - 1
+        self.width, self.halvings, self.patch = widths[0], len(widths) - 1, patch
         time = 4 * widths[0]
         self.time = nn.Sequential(nn.Linear(widths[0], time), nn.SiLU(), nn.Linear(time, time))
         self.classes = nn.Embedding(classes, time) if classes else None
-        self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
 
         def level(shapes: list[tuple[int, int]], which: int, resize: nn.Module | None) -> Level:
             blocks = [TimedResBlock(before, after, time) for before, after in shapes]
@@ -116,7 +124,7 @@ class UNet(nn.Module):
             self.down.append(level(shapes, which, halve))
             skips += [width] * (depth + (halve is not None))
             now = width
-        self.middle = Level([TimedResBlock(now, now, time) for _ in range(2)], [SelfAttention2d(now, heads)], None)
+        self.middle = Level([TimedResBlock(now, now, time) for _ in range(2)], [SelfAttention2d(now, heads) if middle_attention else nn.Identity()], None)
         # Up: each block takes one memory back, the last one first
         self.up = nn.ModuleList()
         for which, width in reversed(list(enumerate(widths))):
@@ -125,7 +133,7 @@ class UNet(nn.Module):
                 shapes.append((now + skips.pop(), width))
                 now = width
             self.up.append(level(shapes, which, Upsample(width) if which > 0 else None))
-        self.norm_out, self.conv_out = norm(now), zeroed(nn.Conv2d(now, channels, 3, padding=1))
+        self.norm_out, self.conv_out = norm(now), zeroed(nn.Conv2d(now, channels * patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """The noise in x.
@@ -133,14 +141,15 @@ class UNet(nn.Module):
         Raises:
             UserError: a size that cannot be halved often enough, or a class where there should be none or the reverse.
         """
-        if any(side % 2**self.halvings for side in x.shape[2:]):
-            raise UserError(f"height and width must be multiples of {2**self.halvings}, not {tuple(x.shape[2:])}")
+        unit = self.patch * 2**self.halvings
+        if any(side % unit for side in x.shape[2:]):
+            raise UserError(f"height and width must be multiples of {unit}, not {tuple(x.shape[2:])}")
         if (cond is None) != (self.classes is None):
             raise UserError("this U-Net needs a class" if cond is None else "this U-Net was built without classes")
         time = self.time(sinusoids(t, self.width).to(x.dtype))  # (B, 4 width)
         if cond is not None:
             time = time + self.classes(cond)
-        h = self.conv_in(x)
+        h = self.conv_in(functional.pixel_unshuffle(x, self.patch))  # (B, width, H / patch, W / patch)
         skips = [h]
         for level in self.down:
             for index, block in enumerate(level.blocks):
@@ -156,4 +165,4 @@ class UNet(nn.Module):
                 h = block(torch.cat([h, skips.pop()], 1), time)
                 h = level.attentions[index](h) if level.attentions else h
             h = level.resize(h) if level.resize is not None else h
-        return self.conv_out(functional.silu(self.norm_out(h)))
+        return functional.pixel_shuffle(self.conv_out(functional.silu(self.norm_out(h))), self.patch)

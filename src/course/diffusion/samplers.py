@@ -42,6 +42,7 @@ def step(
     eta: float = 0.0,
     noise: Tensor | None = None,
     clip: bool = False,
+    large: bool = False,
 ) -> Tensor:
     """One jump from time t to time s (Song et al. 2021, eq. 12 and 16).
 
@@ -52,6 +53,9 @@ def step(
         eta: 0 gives DDIM, without chance; 1 gives DDPM's posterior.  The variance carries eta squared.
         noise: (B, ...), standard normal; needed where eta > 0 and s >= 0.  In the last step none is added.
         clip: keep the predicted clean picture in [-1, 1], and take the noise that belongs to it.
+        large: draw the noise with the larger variance 1 - alpha_bar_t / alpha_bar_s, which is beta_t for neighbours
+            (Ho et al. 2020, section 3.2) and sigma-hat squared for longer jumps (Song et al. 2021, appendix D.3).  The
+            mean stays that of eta, 1 in both papers: with the larger variance in it, its square root could go negative.
 
     Raises:
         UserError: eta outside [0, 1], times that do not fall, shapes that differ, missing noise.
@@ -70,10 +74,12 @@ def step(
         eps = (x - signal * x0) / level
     variance = eta**2 * (1 - then) / (1 - now) * (1 - now / then)  # eq. 16 squared
     mean = then**0.5 * x0 + max(1 - then - variance, 0.0) ** 0.5 * eps  # rounding can leave -1e-17
+    if large and s >= 0:
+        variance = 1 - now / then
     if variance == 0:
         return mean
     if noise is None:
-        raise UserError(f"a step with eta = {eta} needs noise")
+        raise UserError("a step with chance (eta > 0, or the large variance) needs noise")
     return mean + variance**0.5 * noise
 
 
@@ -87,6 +93,7 @@ def sample(
     cond: object = None,
     eta: float = 0.0,
     clip: bool = False,
+    large: bool = False,
     generator: torch.Generator | None = None,
     path: Sequence[int] | None = None,
 ) -> Generator[Tensor, None, None]:
@@ -97,8 +104,8 @@ def sample(
         x: (B, ...), the state at the first time; standard normal noise to start from the end.
         steps: how many; see :func:`times`.
         cond: handed to the denoiser.
-        eta, clip: see :func:`step`.
-        generator: of the noise that eta > 0 adds.
+        eta, clip, large: see :func:`step`.
+        generator: of the noise that the steps add.
         path: falling times instead of evenly spread ones, ending with -1.
 
     Raises:
@@ -108,9 +115,9 @@ def sample(
     for t, s in zip(path, path[1:]):
         eps = _answer(denoiser, x, t, cond)
         noise = None
-        if eta > 0 and s >= 0:
+        if (eta > 0 or large) and s >= 0:
             noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
-        x = step(schedule, x, eps, t, s, eta=eta, noise=noise, clip=clip)
+        x = step(schedule, x, eps, t, s, eta=eta, noise=noise, clip=clip, large=large)
         yield x
 
 

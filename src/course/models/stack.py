@@ -31,7 +31,7 @@ class Stack(nn.Module):
     Args:
         channels: of the pictures.
         width: channels inside.
-        blocks: how many, of two convolutions each; a position sees ``4 blocks + 5`` positions in each direction at most.
+        blocks: how many, of two 3x3 convolutions each; a position sees no further than ``2 blocks + 2`` positions.
         residual: whether each block is added to its input.
         patch: side of the squares of pixels that become the channels of one position, as in the U-Net.
     """

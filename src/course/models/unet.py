@@ -79,13 +79,11 @@ class UNet(nn.Module):
         channels: of the pictures or latents.
         widths: channels at each resolution, from the full one down; each further one has half the height and width.
         depth: residual blocks at each resolution.
-        attention: resolutions (0 is the full one) with self-attention.
+        attention: resolutions (0 is the full one) with self-attention; if there are any, the middle has it too.
         classes: how many classes there are for conditions; 0 for none.
         heads: of each attention.
         patch: side of the squares of pixels that become the channels of one position (space to depth): with 2 the full
             resolution has half the height and width, which on a CPU buys three to four times the speed.
-        middle_attention: whether the middle has attention too.
-
     Raises:
         UserError: attention at a resolution that there is not.
     """
@@ -99,7 +97,6 @@ class UNet(nn.Module):
         classes: int = 0,
         heads: int = 4,
         patch: int = 1,
-        middle_attention: bool = True,
     ):
         super().__init__()
         if not widths or any(not 0 <= level < len(widths) for level in attention):
@@ -124,7 +121,8 @@ class UNet(nn.Module):
             self.down.append(level(shapes, which, halve))
             skips += [width] * (depth + (halve is not None))
             now = width
-        self.middle = Level([TimedResBlock(now, now, time) for _ in range(2)], [SelfAttention2d(now, heads) if middle_attention else nn.Identity()], None)
+        middle = [SelfAttention2d(now, heads)] if attention else []
+        self.middle = Level([TimedResBlock(now, now, time) for _ in range(2)], middle, None)
         # Up: each block takes one memory back, the last one first
         self.up = nn.ModuleList()
         for which, width in reversed(list(enumerate(widths))):
@@ -159,7 +157,9 @@ class UNet(nn.Module):
             if level.resize is not None:
                 h = level.resize(h)
                 skips.append(h)
-        h = self.middle.blocks[1](self.middle.attentions[0](self.middle.blocks[0](h, time)), time)
+        h = self.middle.blocks[0](h, time)
+        h = self.middle.attentions[0](h) if self.middle.attentions else h
+        h = self.middle.blocks[1](h, time)
         for level in self.up:
             for index, block in enumerate(level.blocks):
                 h = block(torch.cat([h, skips.pop()], 1), time)

@@ -32,6 +32,12 @@ def info(name: str) -> dict[str, Any]:
     return checkpoint.describe(_path(name))
 
 
+def settings(name: str) -> Any:
+    """The settings that a shipped model was made with, as its recipe's dataclass."""
+    meta = info(name)
+    return restored(recipes.get(meta["recipe"]).Settings, meta["settings"])
+
+
 def load(name: str) -> nn.Module:
     """A shipped model, ready for use: in evaluation mode, float32, on the CPU, without gradients.
 

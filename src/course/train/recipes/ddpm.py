@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -94,7 +95,6 @@ def model(settings: Settings) -> nn.Module:
         classes=count and count + 1,
         heads=max(1, widths[-1] // 64),
         patch=settings.patch,
-        middle_attention=settings.network == "attention",
     )
     return Timeless(unet) if settings.network == "timeless" else unet
 
@@ -146,16 +146,13 @@ def draw(
     if settings.dataset == "shapes" and total:  # only pairs that training shows
         seen = labels("shapes", data.load("shapes", "train").batch(range(2000))).unique()
         wanted = seen[torch.arange(count) % len(seen)]
+    options = {"eta": eta, "clip": True, "generator": generator}
     images = []
     for start in range(0, count, 250):
-        n = min(250, count - start)
-        x = torch.randn(n, test_set.channels, *test_set.size, generator=generator)
-        cond = None if wanted is None else wanted[start : start + n]
-        for x in sample(
-            schedule(settings), denoiser(settings, model), x, steps, cond=cond, eta=eta, clip=True, generator=generator
-        ):
-            pass
-        images.append(x)
+        noise = torch.randn(min(250, count - start), test_set.channels, *test_set.size, generator=generator)
+        cond = None if wanted is None else wanted[start : start + len(noise)]
+        states = sample(schedule(settings), denoiser(settings, model), noise, steps, cond=cond, **options)
+        images.append(deque(states, maxlen=1).pop())
     return torch.cat(images).clamp(-1, 1), wanted
 
 

@@ -32,7 +32,7 @@ notebooks: $(VENV)/.test
 	@$(BIN)/python tools/notebooks.py $(CHAPTER)
 
 bench: $(VENV)/.test
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/*_speed.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 address: $(VENV)/.book
 	@$(BIN)/python tools/address.py "$(URL)"

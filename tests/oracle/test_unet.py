@@ -6,10 +6,11 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 from torch import nn
+from torch.nn import functional
 
 from course import UserError
 from course.models.attention import Attention
-from course.models.unet import UNet, sinusoids
+from course.models.unet import TimedResBlock, UNet, sinusoids
 
 WIDTHS = (32, 64, 64)
 RULES = (
@@ -30,15 +31,15 @@ RULES = (
 )
 
 
-def pair(classes=0):
+def pair(classes=0, patch=1):
     """Our U-Net with random weights, none of them zero, and theirs with the same."""
     torch.manual_seed(0)
-    ours = UNet(3, WIDTHS, depth=2, attention=(1, 2), classes=classes, heads=4)
+    ours = UNet(3, WIDTHS, depth=2, attention=(1, 2), classes=classes, heads=4, patch=patch)
     for parameter in ours.parameters():
         nn.init.normal_(parameter, std=0.1)
     theirs = UNet2DModel(
-        in_channels=3,
-        out_channels=3,
+        in_channels=3 * patch**2,
+        out_channels=3 * patch**2,
         block_out_channels=WIDTHS,
         layers_per_block=2,
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
@@ -78,6 +79,62 @@ def test_the_same_weights_give_the_same_noise(classes):
     with torch.no_grad():
         mine, reference = ours(x, t, label), theirs(x, t, class_labels=label).sample
     assert (mine - reference).abs().max() <= 1e-4 * reference.abs().max()  # float32, about thirty layers
+
+
+def test_patches_are_a_network_on_unshuffled_pictures():
+    ours, theirs, renamed = pair(patch=2)
+    theirs.load_state_dict(renamed, strict=False)
+    theirs_like_ours(theirs)
+    x, t = torch.randn(2, 3, 32, 16), torch.tensor([3, 777])
+    ours, theirs, x = ours.double(), theirs.double(), x.double()
+    with torch.no_grad():
+        reference = theirs(functional.pixel_unshuffle(x, 2), t).sample
+        found = ours(x, t)
+    assert found.shape == x.shape
+    # the sinusoids are float32 in both, written in other ways: 1e-4 in their angles of up to 777
+    assert (found - functional.pixel_shuffle(reference, 2)).abs().max() <= 1e-5 * reference.abs().max()
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_attention_is_scaled_dot_product_attention(dtype, tolerance):
+    torch.manual_seed(0)
+    ours = Attention(32, 4).to(dtype)
+    x, context = torch.randn(2, 5, 32, dtype=dtype), torch.randn(2, 7, 32, dtype=dtype)
+    heads = lambda y: y.unflatten(-1, (4, 8)).transpose(1, 2)
+    q, k, v = heads(ours.to_q(x)), heads(ours.to_k(context)), heads(ours.to_v(context))
+    expected = ours.to_out(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    assert (ours(x, context) - expected).abs().max() <= tolerance
+
+
+def test_bfloat16_answers_nearly_as_float32():
+    ours, _, _ = pair(classes=5)
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    x, t, label = torch.randn(4, 3, 16, 16), torch.tensor([3, 777, 0, 999]), torch.tensor([1, 4, 0, 2])
+    with torch.no_grad():
+        exact = ours(x, t, label)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = ours(x, t, label)
+    # 2^-9 relative a rounding, about thirty layers that add up like a random walk: 1 %; three times that
+    error = (rough.float() - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    assert 0 < error <= 0.03
+
+
+def test_the_time_reaches_every_block():
+    """The trap of chapter 3: a network that is not told the time."""
+    ours, _, _ = pair()
+    blocks = [m for m in ours.modules() if isinstance(m, TimedResBlock)]
+    seen = {}
+    for number, block in enumerate(blocks):
+        block.register_forward_hook(lambda m, inputs, out, number=number: seen.setdefault(number, []).append(inputs[1]))
+    x = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        early, late = ours(x, torch.tensor([3])), ours(x, torch.tensor([700]))
+        assert not torch.allclose(early, late)
+        assert len(seen) == len(blocks) == 2 * 3 + 2 + 3 * 3
+        for number, (first, second) in seen.items():
+            feature = torch.randn(1, blocks[number].conv1.in_channels, 4, 4)
+            assert not torch.allclose(blocks[number](feature, first), blocks[number](feature, second))
 
 
 def test_attention_is_that_of_torch():

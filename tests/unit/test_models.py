@@ -15,6 +15,7 @@ from course.models.autoencoder import (
 )
 from course.models.judge import PLACE_MIDDLES, GlyphJudge, MotionJudge, ShapeJudge, resized, windows
 from course.models.layers import ResBlock, coordinates, norm
+from course.models.stack import Stack, Timeless
 
 
 @pytest.mark.parametrize("size, channels, halvings", [((8, 8), 1, 2), ((28, 28), 1, 2), ((32, 16), 3, 3)])
@@ -173,3 +174,34 @@ def test_the_motion_judge_is_given_what_changes_between_frames():
 def test_every_allowed_width_builds(width):
     norm(width)(torch.rand(1, width, 2, 2))
     GlyphJudge(width=width)
+
+
+# Denoisers without the U-Net's shape
+
+
+def test_a_residual_stack_keeps_its_input_and_a_plain_one_loses_it():
+    torch.manual_seed(0)
+    x, t, feature = torch.randn(2, 1, 8, 8), torch.tensor([1, 900]), torch.randn(2, 16, 4, 4)
+    for residual in (True, False):
+        stack = Stack(1, 16, blocks=6, residual=residual, patch=2)
+        assert stack(x, t).shape == x.shape and stack(x, t).abs().max() == 0
+        h, time = feature, torch.randn(2, 64)
+        for block in stack.blocks:
+            h = block(h, time)
+        likeness = torch.corrcoef(torch.stack([h.flatten(), feature.flatten()]))[0, 1]
+        assert torch.equal(h, feature) if residual else abs(likeness) < 0.3
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_the_time_reaches_every_block_of_a_stack_unless_it_is_timeless(residual):
+    torch.manual_seed(0)
+    stack = Stack(1, 16, blocks=3, residual=residual)
+    for parameter in stack.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    x, early, late = torch.randn(1, 1, 8, 8), torch.tensor([3]), torch.tensor([800])
+    assert not torch.allclose(stack(x, early), stack(x, late))
+    timeless = Timeless(stack)
+    assert torch.equal(timeless(x, early), timeless(x, late)) and torch.equal(timeless(x, late), stack(x, 0 * late))
+    stack(x, late).square().sum().backward()
+    for block in stack.blocks:
+        assert block.time.weight.grad.abs().sum() > 0

@@ -448,3 +448,58 @@ def _loads(root, split):
         return data.load("folder", split, root=root)
     except UserError:
         return None
+
+
+# a training from one's own files
+
+
+def trains(capsys, tmp_path, *settings):
+    from course.__main__ import main
+
+    given = ["T=4", "steps=2", "batch=4", "precision=no", *settings]
+    status = main(["train", "ddpm", "--profile", "smoke", "--out", str(tmp_path / "runs"), "--set", *given])
+    return status, capsys.readouterr()
+
+
+@pytest.mark.parametrize("name, folder", [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+def test_a_diffusion_model_trains_on_idx_files(tmp_path, offline, monkeypatch, capsys, name, folder):
+    random = np.random.default_rng(0)
+    levels, labels = random.integers(0, 256, (40, 28, 28), np.uint8), np.arange(40, dtype=np.uint8) % 10
+    place(tmp_path / folder / "raw", levels, labels)
+    place(tmp_path / folder / "raw", levels[:20], labels[:20], "t10k", gzip.compress, ".gz")
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
+    status, said = trains(capsys, tmp_path, f"dataset={name}", "condition=class")
+    assert status == 0, said.err
+    assert "frechet " in said.out and ("recognised" in said.out) == (name == "mnist")  # no judge knows clothes
+
+
+def test_a_diffusion_model_trains_on_a_folder_of_colour_pictures(tmp_path, offline, capsys):
+    random = np.random.default_rng(0)
+    for i in range(120):
+        path = tmp_path / "faces" / f"{i:06}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    for size in ((), ("size=32",)):
+        status, said = trains(capsys, tmp_path, "dataset=folder", f"root={tmp_path / 'faces'}", *size)
+        assert status == 0 and "frechet " in said.out and "recall " in said.out, said.err
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (["dataset=mnist"], "mnist is not in"),
+        (["dataset=fashion_mnist"], "fashion_mnist is not in"),
+        (["dataset=folder"], "say which folder, by root="),
+        (["dataset=glyphs", "root=x"], "glyphs reads no files"),
+    ],
+)
+def test_without_files_a_training_ends_in_one_line(tmp_path, offline, monkeypatch, capsys, settings, words):
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "none"))
+    status, said = trains(capsys, tmp_path, *settings)
+    assert status == 2 and words in said.err and said.err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_too_few_test_pictures_are_noticed_before_the_training(tiny, offline, capsys):
+    status, said = trains(capsys, tiny[0], "dataset=mnist", f"root={tiny[0]}")
+    assert status == 2 and "fewer than 8 test pictures" in said.err

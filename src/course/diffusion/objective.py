@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from course import UserError
 from course.diffusion.samplers import Denoiser
-from course.diffusion.schedule import Schedule
+from course.diffusion.schedule import Schedule, demand_floats
 
 KINDS = ("eps", "x0", "v")
 
@@ -22,7 +23,12 @@ def target(schedule: Schedule, kind: str, x0: Tensor, eps: Tensor, t: Tensor) ->
             sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0 (Salimans & Ho 2022, section 4 and appendix D).
         x0, eps: (B, ...) clean data and the noise added to it.
         t: (B,).
+
+    Raises:
+        UserError: another kind, or shapes that differ.
     """
+    if x0.shape != eps.shape:
+        raise UserError(f"data and noise must have the same shape, not {tuple(x0.shape)} and {tuple(eps.shape)}")
     if kind == "eps":
         return eps
     if kind == "x0":
@@ -34,7 +40,11 @@ def target(schedule: Schedule, kind: str, x0: Tensor, eps: Tensor, t: Tensor) ->
 
 
 def as_eps(schedule: Schedule, kind: str, predictor: Denoiser) -> Denoiser:
-    """A denoiser, which answers with the noise, made of a predictor of any kind."""
+    """A denoiser, which answers with the noise, made of a predictor of any kind.
+
+    Raises:
+        UserError: another kind; when called, an answer that has not the state's shape.
+    """
     if kind not in KINDS:
         raise UserError(f"unknown kind of prediction {kind!r}; choose one of {', '.join(KINDS)}")
     if kind == "eps":
@@ -42,6 +52,7 @@ def as_eps(schedule: Schedule, kind: str, predictor: Denoiser) -> Denoiser:
 
     def denoiser(x: Tensor, t: Tensor, cond: object) -> Tensor:
         answer = predictor(x, t, cond)
+        _demand_shape(answer, x)
         signal, noise = schedule.coefs(t, x)
         if kind == "x0":
             return (x - signal * answer) / noise
@@ -76,11 +87,29 @@ def simple_loss(
 
     Returns:
         a scalar.
+
+    Raises:
+        UserError: pictures that are not floating-point, an answer or weights of another shape, an offset below 0.
     """
+    demand_floats(x0, "pictures")
+    if not 0 <= noise_offset < math.inf:
+        raise UserError(f"the noise offset must be 0 or more, not {noise_offset}")
     t = torch.randint(len(schedule), (len(x0),), device=x0.device)
     eps = torch.randn_like(x0)
     if noise_offset:
         eps = eps + noise_offset * torch.randn(*x0.shape[:2], *[1] * (x0.ndim - 2), dtype=x0.dtype, device=x0.device)
     x = schedule.add_noise(x0, t, eps)
-    error = (predictor(x, t, cond) - target(schedule, kind, x0, eps, t)).pow(2).flatten(1).mean(1)  # (B,)
-    return (error if weight is None else weight(t).to(error.dtype) * error).mean()
+    answer = predictor(x, t, cond)
+    _demand_shape(answer, x)  # a missing axis would be spread over the batch, and the loss still fall
+    error = (answer - target(schedule, kind, x0, eps, t)).pow(2).reshape(len(x0), -1).mean(1)  # (B,)
+    if weight is None:
+        return error.mean()
+    weights = weight(t).to(error.dtype)
+    if weights.shape != error.shape:
+        raise UserError(f"a weight must be one number for each time, {len(error)} of them, not {tuple(weights.shape)}")
+    return (weights * error).mean()
+
+
+def _demand_shape(answer: Tensor, x: Tensor) -> None:
+    if answer.shape != x.shape:
+        raise UserError(f"the predictor must answer in the state's shape {tuple(x.shape)}, not {tuple(answer.shape)}")

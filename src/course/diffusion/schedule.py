@@ -42,25 +42,34 @@ class Schedule:
             UserError: a time outside -1 .. T - 1, or one that is not a whole number.
         """
         t = torch.as_tensor(t)
-        if t.dtype.is_floating_point or t.dtype == torch.bool:
+        if t.dtype.is_floating_point or t.dtype.is_complex or t.dtype == torch.bool:
             raise UserError(f"times are whole numbers, not {t.dtype}")
+        if t.ndim > 1:
+            raise UserError(f"times must be one number or (B,), not {tuple(t.shape)}")
         if t.numel() and not -1 <= int(t.min()) <= int(t.max()) < len(self):
             raise UserError(f"times must lie in -1 .. {len(self) - 1}, not {int(t.min())} .. {int(t.max())}")
         padded = torch.cat([self.alpha_bar, self.alpha_bar.new_ones(1)]).to(t.device)  # index -1 is the last entry
-        return padded[t]
+        return padded[t.long()]  # bytes would be taken for a mask
 
     def coefs(self, t: int | Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), shaped so that they multiply a batch.
 
         Args:
             t: one time, or times (B,).
-            like: (B, ...) of any rank; the results have its type and device.
+            like: (B, ...) of any rank and of a floating-point type; the results have its type and device.
 
         Returns:
             (signal, noise), each () or (B, 1, ..., 1); their squares add up to 1.
+
+        Raises:
+            UserError: as :meth:`at`; another type, which would round the coefficients to 0; another number of times
+                than of pictures.
         """
+        demand_floats(like, "pictures")
         alpha_bar = self.at(t).to(like.device)
         if alpha_bar.ndim:
+            if like.ndim > 1 and len(alpha_bar) != len(like):
+                raise UserError(f"{len(like)} pictures need one time or {len(like)} times, not {len(alpha_bar)}")
             alpha_bar = alpha_bar.reshape(-1, *[1] * (like.ndim - 1))
         return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
 
@@ -75,6 +84,12 @@ class Schedule:
             raise UserError(f"data and noise must have the same shape, not {tuple(x0.shape)} and {tuple(eps.shape)}")
         signal, noise = self.coefs(t, x0)
         return signal * x0 + noise * eps
+
+
+def demand_floats(x: Tensor, what: str) -> None:
+    """Refuse whole numbers, which would be rounded, and complex ones."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise UserError(f"{what} must be floating-point, not {x.dtype if isinstance(x, Tensor) else type(x).__name__}")
 
 
 def from_betas(betas: Tensor) -> Schedule:

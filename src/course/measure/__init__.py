@@ -1,12 +1,12 @@
-"""How good it is: PSNR, Frechet distance, precision and recall, the judge's verdicts, speed, and the results
-table.
+"""How good it is: PSNR, Frechet distance, precision and recall, the judge's verdicts, speed, the results table,
+and the stored tables of long experiments.
 
 The functions are imported here and now rather than on first use: a function and its file share a name, and a
 late import of the file would put the module in the function's place.  Heavy packages wait inside the
 functions.
 """
 
-from course.measure import results
+from course.measure import results, tables
 from course.measure.expect import expect
 from course.measure.frechet import floor, frechet, precision_recall
 from course.measure.judge import agreement, by_place, read
@@ -24,4 +24,5 @@ __all__ = [
     "psnr",
     "read",
     "results",
+    "tables",
 ]

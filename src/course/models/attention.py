@@ -39,8 +39,8 @@ def attend(attention: Attention, x: Tensor, context: Tensor) -> Tensor:
     q, k, v = attention.to_q(x), attention.to_k(context), attention.to_v(context)
     q, k, v = (y.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for y in (q, k, v))  # (B, heads, N or M, c)
     scores = q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)  # (B, heads, N, M)
-    # Two matrix products: with up to 200 positions on a CPU in bfloat16 three to six times faster, forward and
-    # backward, than PyTorch's fused attention (benchmarks/attention_speed.py)
+    # Two matrix products: for some hundred positions, on a CPU in bfloat16, forward and backward, several times faster
+    # than PyTorch's fused attention (benchmarks/attention_speed.py)
     out = scores.softmax(-1).to(v.dtype) @ v
     return attention.to_out(out.transpose(1, 2).flatten(2))
 

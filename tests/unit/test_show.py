@@ -350,6 +350,12 @@ def test_listing_links_to_the_lines_it_shows():
     assert lines[first - 1].startswith("def strip(") and lines[last - 1].strip().startswith("return grid(")
 
 
+def test_listing_of_a_decorated_function_is_that_of_the_function():
+    from course.diffusion import samplers
+
+    assert "def sample(" in code_of(listing(samplers.sample))
+
+
 def test_listing_shortens_docstrings_unless_asked():
     assert "Args:" not in listing(
         grids.grid

@@ -19,7 +19,7 @@ from course.show import style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOSSLESS = 120_000  # bytes; a larger figure is stored with 256 colours, which no eye misses on a plot
+LOSSLESS = 60_000  # bytes; a larger figure is stored with 256 colours, which no eye misses on a plot
 
 
 @dataclass(frozen=True, repr=False)

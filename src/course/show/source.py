@@ -44,7 +44,8 @@ def listing(
             ``only``.
     """
     try:
-        lines, start = inspect.getsourcelines(inspect.unwrap(shown))
+        shown = inspect.unwrap(shown)  # not the decorator around it
+        lines, start = inspect.getsourcelines(shown)
         file = Path(inspect.getsourcefile(shown) or "").resolve()
         place = file.relative_to(Path(course.__file__).resolve().parent)
     except (TypeError, OSError, ValueError):

@@ -41,8 +41,11 @@ def opened(name):
     if path.suffix != ".safetensors":
         weights.info(name)  # complains when there is none
         path = weights.folder() / f"{name}.safetensors"
-    meta = checkpoint.describe(path)
-    facts = {"model": meta["name"], "sha256": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
+    tensors, meta = checkpoint.load(path)
+    digest = hashlib.sha256()  # of the weights alone: what is said of them beside may change
+    for key in sorted(tensors):
+        digest.update(key.encode() + tensors[key].numpy().tobytes())
+    facts = {"model": meta["name"], "sha256": digest.hexdigest()[:16]}
     return weights.read(path), restored(ddpm.Settings, meta["settings"]), facts
 
 

@@ -104,7 +104,7 @@ def simple_loss(
     error = (answer - target(schedule, kind, x0, eps, t)).pow(2).reshape(len(x0), -1).mean(1)  # (B,)
     if weight is None:
         return error.mean()
-    weights = weight(t).to(error.dtype)
+    weights = weight(t).to(error.dtype).to(error.device)
     if weights.shape != error.shape:
         raise UserError(f"a weight must be one number for each time, {len(error)} of them, not {tuple(weights.shape)}")
     return (weights * error).mean()

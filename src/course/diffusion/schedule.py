@@ -38,17 +38,20 @@ class Schedule:
     def at(self, t: int | Tensor) -> Tensor:
         """alpha_bar at one time or at times (B,); 1 at t = -1, so that the last step needs no special case.
 
+        Returns:
+            () or (B,), float64 on the CPU.
+
         Raises:
             UserError: a time outside -1 .. T - 1, or one that is not a whole number.
         """
-        t = torch.as_tensor(t)
+        t = torch.as_tensor(t).cpu()  # the table stays there: not every device computes in float64
         if t.dtype.is_floating_point or t.dtype.is_complex or t.dtype == torch.bool:
             raise UserError(f"times are whole numbers, not {t.dtype}")
         if t.ndim > 1:
             raise UserError(f"times must be one number or (B,), not {tuple(t.shape)}")
         if t.numel() and not -1 <= int(t.min()) <= int(t.max()) < len(self):
             raise UserError(f"times must lie in -1 .. {len(self) - 1}, not {int(t.min())} .. {int(t.max())}")
-        padded = torch.cat([self.alpha_bar, self.alpha_bar.new_ones(1)]).to(t.device)  # index -1 is the last entry
+        padded = torch.cat([self.alpha_bar, self.alpha_bar.new_ones(1)])  # index -1 is the last entry
         return padded[t.long()]  # bytes would be taken for a mask
 
     def coefs(self, t: int | Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,12 +69,13 @@ class Schedule:
                 than of pictures.
         """
         demand_floats(like, "pictures")
-        alpha_bar = self.at(t).to(like.device)
+        alpha_bar = self.at(t)
         if alpha_bar.ndim:
             if like.ndim > 1 and len(alpha_bar) != len(like):
                 raise UserError(f"{len(like)} pictures need one time or {len(like)} times, not {len(alpha_bar)}")
             alpha_bar = alpha_bar.reshape(-1, *[1] * (like.ndim - 1))
-        return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
+        signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        return signal.to(like.dtype).to(like.device), noise.to(like.dtype).to(like.device)
 
     def add_noise(self, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
         """x_t for given noise, in one jump from clean data (Ho et al. 2020, eq. 4).

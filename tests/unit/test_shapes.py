@@ -174,6 +174,20 @@ def test_every_combination_comes_once_a_cycle(cycle):
     assert np.unique(found["style"][:, 0]).tolist() == [0, 3]
 
 
+def test_only_the_chosen_sizes_come_each_equally_often():
+    one = Shapes(sizes="large").factors(np.arange(100))
+    assert np.unique(one["size"][:, 0]).tolist() == [2]
+    two = Shapes(sizes=("small", "large"), shapes=(1, 2)).factors(np.arange(2 * 42 * 2 * 9 * 4 * 4 * 3))
+    number = (two["kind"] >= 0).sum(1)
+    single = two["size"][number == 1, 0]
+    assert np.bincount(single).tolist() == [len(single) // 2, 0, len(single) // 2]
+    assert np.unique(two["size"][number == 2, :2]).tolist() == [0]  # several shapes are never large
+    with pytest.raises(UserError, match="add one to sizes"):
+        Shapes(sizes="large", shapes=2)
+    with pytest.raises(UserError, match="small, medium, large"):
+        Shapes(sizes="huge")
+
+
 def test_crowded_scenes_are_balanced_too():
     data = Shapes(shapes=(1, 2, 3))
     total = 3 * 42 * 2 * 4  # each slot's pack, and every third scene has two shapes

@@ -85,10 +85,10 @@ class Shapes(DataSet):
     """Still scenes of one to three shapes.
 
     split: "train", "test" (another stream of the same world) or "composition" (the colour and kind pairs
-    HELD_OUT, which the other two never show). size: pixels, a number or (H, W), 16 to 128. styles, grounds:
-    names out of STYLES and GROUNDS; "dotted" and "rings" come only when asked for. shapes: how many shapes a
-    scene may have, a number or several of 1, 2, 3. detail: "terse" or "detailed" captions. Raises UserError
-    for anything else.
+    HELD_OUT, which the other two never show). size: pixels, a number or (H, W), 16 to 128. sizes, styles,
+    grounds: names out of SIZES, STYLES and GROUNDS; "dotted" and "rings" come only when asked for. shapes:
+    how many shapes a scene may have, a number or several of 1, 2, 3; where there are several, none is large.
+    detail: "terse" or "detailed" captions. Raises UserError for anything else.
 
     Each combination of colour and kind, size, place, style and ground comes equally often (`counter.deal`).
     """
@@ -100,6 +100,7 @@ class Shapes(DataSet):
         size: int | tuple[int, int] = 32,
         seed: int = 0,
         count: int | None = None,
+        sizes: Sequence[str] = SIZES,
         styles: Sequence[str] = STYLES[:4],
         grounds: Sequence[str] = GROUNDS,
         shapes: Sequence[int] | int = (1,),
@@ -111,12 +112,16 @@ class Shapes(DataSet):
             "shapes", split, channels=3, size=check_size("shapes", size, 16, 128), count=count, classes=KINDS
         )
         self.seed = check_seed("shapes", seed)
+        self.sizes = chosen("shapes", "sizes", sizes, SIZES)
         self.styles = chosen("shapes", "styles", styles, STYLES)
         self.grounds = chosen("shapes", "grounds", grounds, GROUNDS)
         numbers = shapes if isinstance(shapes, (tuple, list)) else (shapes,)
         if not numbers or any(type(n) is not int or not 1 <= n <= SLOTS for n in numbers):
             raise UserError(f"shapes: shapes must be one or several of 1, 2, 3, got {shapes!r}")
         self.shapes = np.array(sorted(set(numbers)))
+        self.crowded_sizes = self.sizes[self.sizes < SIZES.index("large")]
+        if max(numbers) > 1 and not len(self.crowded_sizes):
+            raise UserError("shapes: scenes of several shapes hold small and medium ones; add one to sizes")
         self.detail = check_detail("shapes", detail)
         self.pairs = pairs(split)
 
@@ -152,15 +157,16 @@ class Shapes(DataSet):
         """Fill in the rows of ``found``: scenes with this number of shapes; turn: which cards they get."""
         styles, grounds, shades = len(self.styles), len(self.grounds), len(SHADES)
         if number == 1:
-            pack = (len(self.pairs), len(SIZES), len(PLACES), styles, grounds, shades)
+            pack = (len(self.pairs), len(self.sizes), len(PLACES), styles, grounds, shades)
             pair, size, place, style, ground, shade = deal(turn, pack, key, 1)
-            slots = [(pair, size, style)]
+            slots = [(pair, self.sizes[size], style)]
             places = place[:, None]
         else:  # all combinations are too many for one pack: one for the scene, one for each shape
             spots = np.array(_SPOTS[number])
             spot, ground, shade = deal(turn, (len(spots), grounds, shades), key, number, 0)
-            pack = (len(self.pairs), 2, styles)
+            pack = (len(self.pairs), len(self.crowded_sizes), styles)
             slots = [deal(turn, pack, key, number, 1 + slot) for slot in range(number)]
+            slots = [(pair, self.crowded_sizes[size], style) for pair, size, style in slots]
             places = spots[spot]
         found["ground"][rows], found["shade"][rows] = self.grounds[ground], shade
         for slot, (pair, size, style) in enumerate(slots):

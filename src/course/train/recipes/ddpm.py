@@ -35,7 +35,7 @@ class Settings:
     depth: int = number(1, 1, 8)  # residual blocks at each resolution
     patch: int = number(2, 1, 8)  # side of the squares of pixels that become channels
     size: int | None = number(None, 8, 128)  # of the pictures; none for the data set's own
-    scenes: str = choice("all", "all", "flat")  # of shapes: flat ones are filled, on a plain ground
+    scenes: str = choice("all", "all", "flat")  # of shapes: flat ones are large, filled, on a plain ground
     root: str | None = None  # folder of the files, for data sets that read files
     schedule: str = choice("linear", *SCHEDULES)
     T: int = number(1000, 1, 100_000)
@@ -69,7 +69,7 @@ def classes(settings: Settings) -> int:
 
 
 def load(settings: Settings, split: str) -> data.DataSet:
-    flat = {"styles": ("filled",), "grounds": ("plain",)} if settings.scenes == "flat" else {}
+    flat = {"sizes": ("large",), "styles": ("filled",), "grounds": ("plain",)} if settings.scenes == "flat" else {}
     return data.load(settings.dataset, split, seed=settings.seed, size=settings.size, root=settings.root, **flat)
 
 

@@ -219,9 +219,10 @@ def sample_second_order(
 ) -> Generator[Tensor, None, None]:
     """DPM-Solver++(2M): as many calls of the network as DDIM, an error of second order (Lu et al. 2022, algorithm 2).
 
-    In the variable lambda = log(sqrt(alpha_bar) / sqrt(1 - alpha_bar)) DDIM holds the predicted clean picture constant
-    over a step.  This solver lets it run on in a straight line through the last two predictions.  The first step, which
-    has only one, and the last, which ends at lambda = infinity, are DDIM's.
+    DDIM uses the clean picture predicted at the beginning of a jump for all of it.  This solver takes the value that
+    the straight line through the last two predictions reaches in the middle of the jump, where the coordinate is
+    lambda = log(sqrt(alpha_bar) / sqrt(1 - alpha_bar)).  The first jump, which has only one prediction, and the last,
+    which ends at lambda = infinity, are DDIM's.
 
     Arguments, yields and errors as :func:`sample` without eta.
     """

@@ -31,7 +31,8 @@ class Stack(nn.Module):
     Args:
         channels: of the pictures.
         width: channels inside.
-        blocks: how many, of two 3x3 convolutions each; a position sees no further than ``2 blocks + 2`` positions.
+        blocks: how many, of two 3x3 convolutions each; a position sees no further than ``2 blocks + 2`` positions (but
+            for the statistics of its group norms).
         residual: whether each block is added to its input.
         patch: side of the squares of pixels that become the channels of one position, as in the U-Net.
     """

@@ -10,14 +10,13 @@ import argparse
 import hashlib
 import tempfile
 import time
-from collections import deque
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from course import UserError, data, measure
-from course.diffusion.samplers import sample
+from course.diffusion.samplers import last, sample
 from course.measure.tables import Table
 from course.train import checkpoint, weights
 from course.train.recipes import ddpm
@@ -57,8 +56,7 @@ def draw(settings, model, steps, eta, clip, count):
         first, chance = torch.Generator().manual_seed(2 * start), torch.Generator().manual_seed(2 * start + 1)
         noise = torch.randn(min(BATCH, count - start), test_set.channels, *test_set.size, generator=first)
         options = {"eta": 1.0, "large": True} if eta == "hat" else {"eta": eta}
-        states = sample(process, denoiser, noise, steps, clip=clip, generator=chance, **options)
-        images.append(deque(states, maxlen=1).pop())
+        images.append(last(sample(process, denoiser, noise, steps, clip=clip, generator=chance, **options)))
     return torch.cat(images).clamp(-1, 1)
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from course import data, measure
 from course.diffusion import schedule as schedules
-from course.diffusion.samplers import sample
+from course.diffusion.samplers import last, sample
 from course.measure.tables import Table
 from course.train.fit import fit
 from course.train.recipes import ddpm
@@ -110,7 +110,7 @@ def ours(base, budgets, trial):
 def draw(denoiser, count):
     torch.manual_seed(0)
     parts = torch.randn(count, 1, 28, 28).split(250)
-    return torch.cat([deque(sample(NOISE, denoiser, x, 50, clip=True), maxlen=1).pop() for x in parts]).clamp(-1, 1)
+    return torch.cat([last(sample(NOISE, denoiser, x, 50, clip=True)) for x in parts]).clamp(-1, 1)
 
 
 def main(argv=None):

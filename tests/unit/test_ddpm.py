@@ -1,19 +1,14 @@
 """The diffusion recipe: its conditions, what it draws and how it is judged; many pictures by several processes."""
 
-import multiprocessing
-import os
-import socket
 from dataclasses import replace
 
 import pytest
 import torch
-from accelerate import PartialState
 
 from course import UserError, data
 from course.data.captions import COLOURS, KINDS
 from course.diffusion import schedule
 from course.diffusion.several import sample_several
-from course.train.processes import surroundings
 from course.train.recipes import ddpm
 
 SMOKE = ddpm.PROFILES["smoke"]
@@ -87,30 +82,12 @@ def pictures(**options):
     return sample_several(schedule.linear(), network(), seeds, (1, 8, 8), 10, **options)
 
 
-def in_process(rank, port, folder):
-    torch.set_num_threads(1)
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ.update({key: str(value) for key, value in numbers.items()}, MASTER_ADDR="127.0.0.1")
-    PartialState._reset_state()
-    world = surroundings()
+def in_process(rank, world, folder):
     torch.save([pictures(), pictures(eta=0.0), pictures(large=True)], folder / f"{rank}.pt")
-    world.destroy_process_group()
 
 
-def test_64_pictures_by_two_processes_are_those_by_one(tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    workers = [fork.Process(target=in_process, args=(rank, port, tmp_path)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        worker.kill()
-        assert worker.exitcode == 0
-    PartialState._reset_state()
+def test_64_pictures_by_two_processes_are_those_by_one(two_processes):
+    folder = two_processes(in_process)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -118,7 +95,7 @@ def test_64_pictures_by_two_processes_are_those_by_one(tmp_path, monkeypatch):
     finally:
         torch.set_num_threads(threads)
     for rank in range(2):
-        for one, two in zip(alone, torch.load(tmp_path / f"{rank}.pt"), strict=True):
+        for one, two in zip(alone, torch.load(folder / f"{rank}.pt"), strict=True):
             assert torch.equal(one, two)
     assert alone[0].shape == (64, 1, 8, 8) and len({picture.sum().item() for picture in alone[0]}) == 64
     # other batches may round in other ways, and ten steps carry that on

@@ -7,7 +7,6 @@ import os
 import random
 import re
 import signal
-import socket
 import time
 from types import SimpleNamespace
 
@@ -19,7 +18,6 @@ from torch import nn
 from course import UserError
 from course.train import checkpoint
 from course.train.fit import Player, TrainingError, _Watch, fit, step_seed
-from course.train.processes import surroundings
 
 
 @pytest.fixture(autouse=True)
@@ -408,13 +406,7 @@ def halves():
     ]
 
 
-def in_process(rank, port, folder):
-    """What each process does; torchrun and accelerate launch set the same variables."""
-    torch.set_num_threads(1)  # a forked process has lost its parent's pool of threads
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ.update({key: str(value) for key, value in numbers.items()}, MASTER_ADDR="127.0.0.1")
-    PartialState._reset_state()  # forget that the parent was alone
-    world = surroundings()
+def in_process(rank, world, folder):
     answer = {"processes": world.num_processes}
     torch.manual_seed(rank)  # other weights in each process: those of process 0 count
     players = halves()
@@ -435,22 +427,11 @@ def in_process(rank, port, folder):
     except UserError as error:
         answer["complaint"] = str(error)
     (folder / f"{rank}.json").write_text(json.dumps(answer))
-    world.destroy_process_group()
 
 
-def test_two_processes_train_like_one(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    workers = [fork.Process(target=in_process, args=(rank, port, tmp_path)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        worker.kill()
-        assert worker.exitcode == 0
-    two, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+def test_two_processes_train_like_one(two_processes):
+    folder = two_processes(in_process)
+    two, other = (json.loads((folder / f"{rank}.json").read_text()) for rank in range(2))
     assert two == other and two["processes"] == 2  # both report the same means
     torch.manual_seed(0)
     one = run(halves(), 30)

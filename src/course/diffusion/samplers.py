@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -143,6 +144,11 @@ def sample(
             noise = normal(x, generator)
         x = step(schedule, x, eps, t, s, eta=eta, noise=noise, clip=clip, large=large)
         yield x
+
+
+def last(states: Iterable[Tensor]) -> Tensor:
+    """Walk to the end and keep the last state alone: the finished pictures."""
+    return deque(states, maxlen=1).pop()
 
 
 def normal(like: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None = None) -> Tensor:

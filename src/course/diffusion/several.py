@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from course import UserError
-from course.diffusion.samplers import Denoiser, normal, sample
+from course.diffusion.samplers import Denoiser, last, normal, sample
 from course.diffusion.schedule import Schedule
 from course.train.processes import surroundings
 
@@ -63,8 +62,7 @@ def sample_several(
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[own]]
         given = cond[own].to(world.device) if isinstance(cond, Tensor) else None if cond is None else cond[own]
         noise = normal(pictures[own], generators)
-        states = sample(schedule, denoiser, noise, steps, cond=given, generator=generators, **options)
-        pictures[own] = deque(states, maxlen=1).pop()
+        pictures[own] = last(sample(schedule, denoiser, noise, steps, cond=given, generator=generators, **options))
     if world.num_processes == 1:
         return pictures
     from accelerate.utils import reduce

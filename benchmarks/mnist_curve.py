@@ -24,6 +24,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=20, help="of the whole run (default 20)")
     parser.add_argument("--batch", type=int, default=512, help="pictures an update (default 512)")
+    parser.add_argument("--width", type=int, help="channels of the U-Net at the highest resolution (default 64)")
     parser.add_argument("--into", help="folder for the table; by default that of the stored tables")
     parser.add_argument("--runs", default="runs", help="folder for the checkpoint (default runs)")
     parser.add_argument("--smoke", action="store_true", help="a trial of seconds on scikit-learn's digits")
@@ -33,6 +34,8 @@ def main(argv=None):
         options.into = options.into or tempfile.mkdtemp()
         options.epochs, options.runs = 2, options.into
         settings = replace(ddpm.PROFILES["smoke"], dataset="digits", batch=512)
+    if options.width:
+        settings = replace(settings, width=options.width)
     per_epoch = len(ddpm.load(settings, "train")) // settings.batch
     settings = replace(settings, steps=options.epochs * per_epoch)
 
@@ -41,7 +44,8 @@ def main(argv=None):
     table = Table(
         "mnist_curve",
         ("epoch",),
-        made_by=f"python benchmarks/mnist_curve.py --epochs {options.epochs} --batch {options.batch}",
+        made_by=f"python benchmarks/mnist_curve.py --epochs {options.epochs} --batch {options.batch}"
+        + (f" --width {options.width}" if options.width else ""),
         dataset=settings.dataset,
         settings={
             "recipe": "ddpm",

@@ -3,7 +3,9 @@
     python benchmarks/ddim_table.py
 
 Fills the stored table "ddim", cell by cell; cells that are there already are left alone.  Two processes can share the
-work: one with --steps 1000, the other with --steps 5 10 20 50 100.
+work: one with --steps 1000, the other with --steps 5 10 20 50 100.  A model with classes draws each equally often, and
+so do the real pictures of its floor: else chance alone, which draws one class more often than another, would move the
+numbers by more than most cells differ.
 """
 
 import argparse
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from course import UserError, data, measure
+from course import data, measure
 from course.diffusion.samplers import last, sample
 from course.measure.tables import Table
 from course.train import checkpoint, weights
@@ -49,13 +51,15 @@ def opened(name):
 
 
 def draw(settings, model, steps, eta, clip, count):
-    """Samples (count, C, H, W) in [-1, 1].  Every cell starts from the same noise."""
+    """Samples (count, C, H, W) in [-1, 1].  Every cell starts from the same noise, and asks for the same classes."""
     test_set, process, denoiser = ddpm.load(settings, "test"), ddpm.schedule(settings), ddpm.denoiser(settings, model)
-    images = []
+    images, total = [], ddpm.classes(settings)
     for start in range(0, count, BATCH):
         first, chance = torch.Generator().manual_seed(2 * start), torch.Generator().manual_seed(2 * start + 1)
         noise = torch.randn(min(BATCH, count - start), test_set.channels, *test_set.size, generator=first)
         options = {"eta": 1.0, "large": True} if eta == "hat" else {"eta": eta}
+        if total:
+            options["cond"] = torch.arange(start, start + len(noise)) % total
         images.append(last(sample(process, denoiser, noise, steps, clip=clip, generator=chance, **options)))
     return torch.cat(images).clamp(-1, 1)
 
@@ -75,20 +79,24 @@ def main(argv=None):
         model, settings, facts = opened(options.model)
         count, few = 2000, 500
         wanted = cells(options.steps, count, few)
-    if ddpm.classes(settings):
-        raise UserError("the table is about a model without a condition")
     table = Table(
         "ddim",
         ("steps", "eta", "clip"),
         made_by="python benchmarks/ddim_table.py" + ("" if options.smoke else f" --model {facts['model']}"),
         dataset=settings.dataset,
-        settings=facts | {"samples": count, "samples of 1000 steps and without clipping": few},
+        settings=facts
+        | {"classes": "each equally often" if ddpm.classes(settings) else "by chance"}
+        | {"samples": count, "samples of 1000 steps and without clipping": few},
         into=options.into,
     )
     train_set, test_set = data.load(settings.dataset, "train"), data.load(settings.dataset, "test")
     judge = "shapes" if test_set.channels == 3 else "glyphs"
     reference = lru_cache(lambda samples: test_set.batch(range(samples))["image"])
-    floor = lru_cache(lambda samples: measure.floor(reference(samples), train_set, judge))
+    if ddpm.classes(settings):  # the sets' first pictures hold each class equally often
+        other = lambda samples: train_set.batch(range(samples))["image"]
+        floor = lru_cache(lambda samples: measure.frechet(reference(samples), other(samples), judge))
+    else:
+        floor = lru_cache(lambda samples: measure.floor(reference(samples), train_set, judge))
 
     wanted = [cell for cell in wanted if table.get(*cell[:3]) is None]
     left, done, began = sum(steps * samples for steps, *_, samples in wanted), 0, time.perf_counter()

@@ -26,6 +26,9 @@ MODELS: dict[str, tuple[int, str]] = {
     "autoencoder": (1, "Autoencoder, 16 numbers"),
     "vae_2": (2, "VAE, 2 numbers"),
     "vae": (2, "VAE, 16 numbers"),
+    "ddpm": (3, "Diffusion model"),
+    "ddpm_classes": (3, "Diffusion model, class given"),
+    "ddpm_shapes": (3, "Diffusion model of shapes, kind and colour given"),
 }
 
 BOOK = Path(__file__).parents[3] / "book"

@@ -152,6 +152,32 @@ def test_train_measure_ship_load(place, capsys):
     assert "toy on noise, 77 parameters" in said and "precision" in said and "shapes_video" in said
 
 
+def test_the_revision_is_of_the_code_and_not_of_what_it_made(tmp_path, monkeypatch):
+    """In a repository that looks like this one."""
+    from course.train import run
+
+    git = lambda *words: subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True, capture_output=True
+    )
+    package = tmp_path / "src" / "course"
+    for name in ("train/run.py", "tables/ddim.json", "weights/vae.safetensors"):
+        (package / name).parent.mkdir(parents=True)
+        (package / name).write_text("1")
+    monkeypatch.setattr(run, "__file__", str(package / "train" / "run.py"))
+    assert run.commit() == "unknown"
+    git("init", "-q")
+    assert run.commit() == "unknown"  # the file is not one of this repository's
+    git("add", ".")
+    git("commit", "-qm", "a")
+    clean = run.commit()
+    assert len(clean) == 12 and int(clean, 16) >= 0
+    (package / "tables" / "ddim.json").unlink()
+    (package / "weights" / "vae.safetensors").write_text("2")
+    assert run.commit() == clean
+    (package / "train" / "run.py").write_text("2")
+    assert run.commit() == f"{clean}-dirty"
+
+
 def test_same_twice(place):
     for out in ("one", "two"):
         torch.manual_seed(len(out) + ord(out[0]))  # of no influence

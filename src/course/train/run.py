@@ -135,15 +135,22 @@ def rounded(model: nn.Module) -> dict[str, Tensor]:
 
 
 def commit() -> str:
-    """The git revision of this package's source, with ``-dirty`` if it was changed since; else "unknown"."""
-    here = Path(__file__).parent
+    """The git revision of this package's source, with ``-dirty`` if its code was changed since; else "unknown".
+
+    A stored table or a weights file that is about to be made again is no change of the code.
+    """
+    here = Path(__file__).parents[1]
+    code = ["HEAD", "--", ".", ":(exclude)tables", ":(exclude)weights"]
+
+    def ask(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True)
+
     try:
         # Installed in somebody else's repository, this file is not one of theirs.
-        subprocess.run(
-            ["git", "ls-files", "--error-unmatch", __file__], cwd=here, check=True, capture_output=True
-        )
-        ask = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
-        return subprocess.run(ask, cwd=here, check=True, capture_output=True, text=True).stdout.strip()
+        ask("ls-files", "--error-unmatch", __file__).check_returncode()
+        found = ask("rev-parse", "--short=12", "HEAD")
+        found.check_returncode()
+        return found.stdout.strip() + ("-dirty" if ask("diff", "--quiet", *code).returncode else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

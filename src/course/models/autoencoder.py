@@ -172,6 +172,37 @@ def vector_autoencoder(
     )
 
 
+def grid_autoencoder(
+    channels: int,
+    dim: int,
+    *,
+    width: int = 32,
+    halvings: int = 2,
+    depth: int = 1,
+    bottleneck: nn.Module,
+    out_channels: int | None = None,
+) -> Autoencoder:
+    """An autoencoder whose code is a small picture: f = 2^halvings times smaller on each side, ``dim`` numbers deep.
+
+    Everything is a convolution, so one network takes pictures of any size that divides by f.
+
+    Args:
+        channels: of the pictures; of one-hot maps, how many values they have.
+        dim: numbers at each position of the code.
+        width: channels at the first resolution, doubled at each further halving.
+        depth: residual blocks at the code's resolution, on each side: they let a position see its neighbours.
+        out_channels: of what is decoded, if it differs.
+    """
+    encoder = Encoder(channels, width, halvings)
+    decoder = Decoder(channels if out_channels is None else out_channels, width, halvings)
+    inner = encoder.out_channels
+    return Autoencoder(
+        nn.Sequential(encoder, *[ResBlock(inner) for _ in range(depth)], nn.Conv2d(inner, bottleneck.width * dim, 1)),
+        bottleneck,
+        nn.Sequential(nn.Conv2d(dim, inner, 3, padding=1), *[ResBlock(inner) for _ in range(depth)], decoder),
+    )
+
+
 class Shift(nn.Module):
     """Adds a fixed vector (D,), which is not trained, to every vector of a batch."""
 

@@ -6,6 +6,8 @@ network in whose feature space Frechet distances are taken.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -38,6 +40,10 @@ class GlyphJudge(nn.Module):
             nn.SiLU(),
         )
         self.head = nn.Linear(2 * width, classes)
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """What it sees on the way, after each residual block: for a perceptual loss."""
+        return _after_blocks(self.layers, resized(x, self.size))
 
     def features(self, x: Tensor) -> Tensor:  # (B, 1, H, W) in [-1, 1] -> (B, 2 * width)
         return self.layers(resized(x, self.size)).mean((2, 3))
@@ -102,6 +108,11 @@ class ShapeJudge(nn.Module):
         fine = self.fine(torch.cat([x, coordinates(x)], 1))
         return fine, self.coarse(fine)  # (B, width, h/2, w/2), (B, 2 width, h/4, w/4)
 
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """What it sees on the way, after each residual block: for a perceptual loss."""
+        x = resized(x, self.size)
+        return _after_blocks([*self.fine, *self.coarse], torch.cat([x, coordinates(x)], 1))
+
     def features(self, x: Tensor) -> Tensor:  # (B, 3, H, W) in [-1, 1] -> (B, 2 * width)
         return self.trunk(x)[1].mean((2, 3))
 
@@ -160,6 +171,15 @@ class MotionJudge(nn.Module):
 
     def forward(self, video: Tensor) -> Tensor:  # -> (B, motions), logits
         return self.head(self.features(video))
+
+
+def _after_blocks(layers: Iterable[nn.Module], x: Tensor) -> list[Tensor]:
+    found = []
+    for layer in layers:
+        x = layer(x)
+        if isinstance(layer, ResBlock):
+            found.append(x)
+    return found
 
 
 def resized(x: Tensor, side: int) -> Tensor:

@@ -1,0 +1,60 @@
+"""The adversary of the VQGAN: many local verdicts, and how much they weigh (Esser et al. 2021, section 3.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from course.models.layers import norm
+
+
+class PatchDiscriminator(nn.Module):
+    """Judges each patch of a picture by itself (PatchGAN, Isola et al. 2017, section 3.2.2).
+
+    Args:
+        channels: of the pictures.
+        width: channels of the first layer; the further ones have twice as many.
+        halvings: layers with stride 2; 2 of them give each verdict a view of 34x34 pixels.
+    """
+
+    def __init__(self, channels: int = 3, width: int = 32, halvings: int = 2):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for level in range(1, halvings + 1):
+            stride, before = 2 if level < halvings else 1, width if level == 1 else 2 * width
+            layers += [nn.Conv2d(before, 2 * width, 4, stride, padding=1, bias=False), norm(2 * width)]
+            layers += [nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(2 * width, 1, 4, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, 1, h, w), above zero where it looks real
+        return self.layers(x)
+
+
+def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """The discriminator's hinge loss: verdicts on real pictures should exceed 1, those on made ones stay below -1.
+
+    Beyond these margins a verdict has no gradient, so easy patches are left alone (Lim & Ye 2017).
+    """
+    return 0.5 * (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())
+
+
+def hinge_generator(fake: Tensor) -> Tensor:
+    """The generator's side: raise the verdicts on what it makes."""
+    return -fake.mean()
+
+
+def adaptive_weight(reconstruction: Tensor, adversary: Tensor, layer: Tensor, most: float = 1e4) -> Tensor:
+    """How much the adversary's loss counts: as much as moves the last layer as far as the reconstruction loss does.
+
+    Args:
+        reconstruction, adversary: the two losses, scalars with a graph.
+        layer: weight of the decoder's last layer.
+        most: bound, for when the adversary's gradient vanishes.
+
+    Returns:
+        |d reconstruction / d layer| / (|d adversary / d layer| + 1e-6), a number without gradient (Esser et al. 2021,
+        eq. 7).
+    """
+    one, two = (torch.autograd.grad(loss, layer, retain_graph=True)[0].norm() for loss in (reconstruction, adversary))
+    return (one / (two + 1e-6)).clamp(max=most).detach()

@@ -130,3 +130,27 @@ def check_codes(codes: Tensor, entries: int) -> Tensor:
     if codes.numel() and not 0 <= (low := codes.min().item()) <= (high := codes.max().item()) < entries:
         raise UserError(f"codes must lie in 0 .. {entries - 1}, not {low} .. {high}")
     return codes
+
+
+class GreyLevels(nn.Module):
+    """Codes without a network: each pixel of a grey picture is a code, one of a few levels.
+
+    What a transformer has to work on when there is no first stage; the same methods as an autoencoder with codes.
+
+    Args:
+        levels: how many.
+    """
+
+    def __init__(self, levels: int = 16):
+        super().__init__()
+        self.levels = levels
+
+    def encode(self, x: Tensor) -> Encoded:  # (B, 1, H, W) in [-1, 1] -> codes (B, H, W)
+        codes = ((x[:, 0] + 1) / 2 * (self.levels - 1)).round().long().clamp(0, self.levels - 1)
+        return Encoded(self.lookup(codes), x.new_zeros(len(x)), codes)
+
+    def lookup(self, codes: Tensor) -> Tensor:  # (B, H, W) -> (B, 1, H, W) in [-1, 1]
+        return check_codes(codes, self.levels)[:, None].float() / (self.levels - 1) * 2 - 1
+
+    def decode(self, z: Tensor) -> Tensor:  # (B, 1, H, W) -> the same
+        return z

@@ -1,0 +1,105 @@
+"""Stage two learns from codes: a stage-one model, and the codes of many pictures computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from course import UserError
+from course.data.base import DataSet, check_count
+from course.train import checkpoint, weights
+from course.train.recipes import vqvae
+from course.train.settings import restored
+
+BATCH = 250  # pictures encoded at once
+
+
+@dataclass(frozen=True)
+class StageOne:
+    """A trained autoencoder with a codebook, and what stage two needs to know of it.
+
+    Attributes:
+        model: in evaluation mode, without gradients.
+        settings: of its recipe (`vqvae`, `vqgan`).
+        size: (H, W) of its pictures.
+    """
+
+    model: nn.Module
+    settings: vqvae.Settings
+    size: tuple[int, int]
+
+    @property
+    def entries(self) -> int:
+        """K, of the codebook."""
+        return self.settings.entries
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the map of codes of one picture."""
+        return tuple(side // 2**self.settings.halvings for side in self.size)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Pictures (N, C, H, W) -> codes (N, h, w) int64."""
+        return torch.cat([self.model.encode(part).codes for part in x.split(BATCH)])
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (N, h, w) of any size -> pictures (N, C, h f, w f) in [-1, 1]; of maps, the labels (N, h f, w f)."""
+        look = self.model.bottleneck.lookup
+        decoded = torch.cat([self.model.decode(look(part)) for part in codes.split(BATCH)])
+        return decoded.argmax(1) if self.settings.content == "mask" else decoded.clamp(-1, 1)
+
+
+def stage_one(name: str) -> StageOne:
+    """A stage-one model by the name of shipped weights, or by the path of a result of `course train`.
+
+    Raises:
+        UserError: there is none, or it has no codebook.
+    """
+    path = Path(name) if name.endswith(".safetensors") else weights.folder() / f"{name}.safetensors"
+    meta = weights.info(name) if path.parent == weights.folder() else checkpoint.describe(path)
+    if meta.get("recipe") not in ("vqvae", "vqgan"):
+        raise UserError(f"{name} has no codebook: it was made by the recipe {meta.get('recipe')!r}, not vqvae or vqgan")
+    from course.train import recipes
+
+    settings = restored(recipes.get(meta["recipe"]).Settings, meta["settings"])
+    return StageOne(weights.read(path), settings, vqvae.load(settings, "test")[0].size)
+
+
+class Stored(DataSet):
+    """Items that are tensors in memory, one row each.
+
+    like: the data set that they were made from. tensors: name -> (N, ...), equally many rows.
+    """
+
+    def __init__(self, like: DataSet, tensors: Mapping[str, Tensor]) -> None:
+        count = len(next(iter(tensors.values())))
+        super().__init__(
+            like.name, like.split, channels=like.channels, size=like.size, count=count, classes=like.classes
+        )
+        self.tensors = dict(tensors)
+
+    def batch(self, indices: Iterable[int]) -> dict:
+        """Rows by number."""
+        rows = torch.from_numpy(self.numbers(indices))
+        return {key: value[rows].long() for key, value in self.tensors.items()}
+
+
+def stored(source: DataSet, count: int, columns: Mapping[str, object]) -> Stored:
+    """Compute what is wanted of the first ``count`` items once, and keep it.
+
+    source: the pictures. count: how many, at most len(source). columns: name -> function of a batch of the source that
+    gives whole numbers (B, ...); they are kept as 16 bits each.
+    """
+    count = check_count(source.name, count, len(source), len(source))
+    parts: dict[str, list[Tensor]] = {name: [] for name in columns}
+    for start in range(0, count, BATCH):
+        batch = source.batch(range(start, min(start + BATCH, count)))
+        for name, column in columns.items():
+            parts[name].append(column(batch).to(torch.int16))
+    return Stored(source, {name: torch.cat(part) for name, part in parts.items()})

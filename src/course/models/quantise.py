@@ -10,7 +10,6 @@ from course import UserError
 from course.models.autoencoder import Encoded
 
 FORGET = 0.99  # of the running counts and sums: a code's past fades within some hundred batches
-RARE = 0.05  # times an even share: codes chosen less often are dead and move to where vectors are
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
@@ -47,6 +46,8 @@ class VectorQuantiser(nn.Module):
         codebook: "gradient" moves the entries by a loss of their own; "ema" sets each to the running mean of the
             vectors that chose it (appendix A.1), which has no loss.
         commitment: beta, weight of the pull of the encoder towards its entry.
+        restart: entries chosen less often than this part of an even share (1 / K) are dead and move to where vectors
+            are; 0 leaves them where they are.
 
     Raises:
         UserError: a codebook of less than two entries, or of an unknown kind.
@@ -54,13 +55,13 @@ class VectorQuantiser(nn.Module):
 
     width = 1  # numbers that the encoder gives for each number of the code
 
-    def __init__(self, entries: int, dim: int, codebook: str = "ema", commitment: float = 0.25):
+    def __init__(self, entries: int, dim: int, codebook: str = "ema", commitment: float = 0.25, restart: float = 0.05):
         super().__init__()
         if entries < 2:
             raise UserError(f"a codebook has at least 2 entries, not {entries}")
         if codebook not in ("gradient", "ema"):
             raise UserError(f"a codebook learns by gradient or ema, not {codebook!r}")
-        self.commitment, self.learns = commitment, codebook
+        self.commitment, self.learns, self.restart = commitment, codebook, restart
         start = torch.randn(entries, dim) * dim**-0.5
         if codebook == "gradient":
             self.codebook = nn.Parameter(start)
@@ -102,7 +103,7 @@ class VectorQuantiser(nn.Module):
             self.codebook[alive] = self.sums[alive] / self.chosen[alive, None]
 
         # Restart what nobody chooses: a random vector of this batch, and an even share of trust to begin with
-        dead = self.chosen < RARE / len(self.codebook)
+        dead = self.chosen < self.restart / len(self.codebook)
         picked = vectors[torch.randint(len(vectors), (int(dead.sum()),), device=vectors.device)]
         share = 1 / len(self.codebook)
         self.codebook[dead], self.chosen[dead], self.sums[dead] = picked, share, picked * share

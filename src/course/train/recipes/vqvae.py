@@ -30,6 +30,7 @@ class Settings:
     dim: int = number(16, 1, 512)  # numbers in each entry
     codebook: str = choice("ema", "ema", "gradient")
     commitment: float = number(0.25, 0.0, 100.0)
+    restart: float = number(0.05, 0.0, 1.0)  # part of an even share below which an entry is dead
     halvings: int = number(2, 1, 5)  # f = 2^halvings
     width: int = number(32, 8, 512)
     depth: int = number(1, 0, 8)  # residual blocks at the code's resolution
@@ -70,7 +71,9 @@ def model(settings: Settings) -> Autoencoder:
         width=settings.width,
         halvings=settings.halvings,
         depth=settings.depth,
-        bottleneck=VectorQuantiser(settings.entries, settings.dim, settings.codebook, settings.commitment),
+        bottleneck=VectorQuantiser(
+            settings.entries, settings.dim, settings.codebook, settings.commitment, settings.restart
+        ),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -90,16 +91,20 @@ def draw(first: StageOne, model: nn.Module, label: Tensor, *, seed: int = 0, **o
 
 
 @torch.no_grad()
-def likelihood(first: StageOne, test_set: data.DataSet, predict) -> dict[str, float]:
-    """Negative log-likelihood of test codes: nats a code, bits a picture, bits a dimension (of the picture's numbers).
+def likelihood(
+    predict: Callable[[Tensor, Tensor], Tensor], condition: Tensor, codes: Tensor, numbers: int
+) -> dict[str, float]:
+    """Negative log-likelihood of codes (N, ...): nats a code, bits a picture, and bits a dimension.
 
-    predict: (codes (B, h, w), label (B,)) -> logits (B, K, h, w).
+    Args:
+        predict: (condition (B, ...), codes (B, ...)) -> logits (B, K, ...).
+        condition: (N, ...).
+        numbers: how many numbers a picture has, its dimensions.
     """
-    batch = test_set.batch(range(len(test_set)))
-    parts = zip(batch["codes"].split(250), batch["label"].split(250))
-    value = (sum(nats(predict(codes, label), codes) * len(codes) for codes, label in parts) / len(test_set)).item()
-    bits = value / torch.log(torch.tensor(2.0)).item() * first.grid[0] * first.grid[1]
-    return {"nats": value, "bits": bits, "bits_per_dim": bits / (test_set.channels * first.size[0] * first.size[1])}
+    parts = zip(condition.split(100), codes.split(100))
+    value = (sum(nats(predict(told, part), part) * len(part) for told, part in parts) / len(codes)).item()
+    bits = value / math.log(2) * codes[0].numel()
+    return {"nats": value, "bits": bits, "bits_per_dim": bits / numbers}
 
 
 @torch.no_grad()
@@ -107,14 +112,16 @@ def metrics(settings: Settings, model: PixelCNN, count: int = 2000) -> dict[str,
     """Likelihood of test codes; Frechet distance, precision and recall of samples with classes in turn, and how many of
     them the judge recognises."""
     first = stage_one(settings.codes)
-    test_set = load(settings, first, "test", count)
+    known = load(settings, first, "test", count)
+    known = known.batch(range(len(known)))
     real = data.load(settings.dataset, "test", size=first.settings.size, seed=settings.seed)
     count = min(count, len(real))
     images, pool = real.batch(range(count))["image"], data.load(settings.dataset, size=first.settings.size)
     wanted = torch.arange(count) % len(real.classes)
     fake = draw(first, model, wanted, seed=settings.seed)
     precision, recall = measure.precision_recall(images, fake, "glyphs")
-    return likelihood(first, test_set, model) | {
+    predict = lambda label, codes: model(codes, label)
+    return likelihood(predict, known["label"], known["codes"], images[0].numel()) | {
         "frechet": measure.frechet(images, fake, "glyphs"),
         "frechet_floor": measure.floor(images, pool, "glyphs"),
         "precision": precision,

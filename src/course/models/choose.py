@@ -40,7 +40,8 @@ def choose(
     if top_p < 1:
         ordered, place = logits.sort(dim=-1, descending=True)
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # probability of all likelier ones
-        logits = logits.scatter(-1, place, ordered.masked_fill(before >= top_p, -torch.inf))
+        late = (before >= top_p) & (before > 0)  # the second test is for a top_p that rounds to zero
+        logits = logits.scatter(-1, place, ordered.masked_fill(late, -torch.inf))
     flat = logits.softmax(-1).flatten(0, -2)
     return torch.multinomial(flat, 1, generator=generator).view(logits.shape[:-1])
 

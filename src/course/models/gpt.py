@@ -206,16 +206,14 @@ def slide(
     check_choice(temperature, top_k, top_p)
     if any(small > large or small < 1 for small, large in zip(window, size)):
         raise UserError(f"a window of {window[0]}x{window[1]} does not fit into a map of {size[0]}x{size[1]} codes")
-    if stride < 1 or any((large - small) % stride for small, large in zip(window, size)):
-        raise UserError(f"windows at multiples of {stride} do not reach the end of a map of {size[0]}x{size[1]}")
+    if stride < 1 or any((large - small) % stride or stride > small < large for small, large in zip(window, size)):
+        whole = f"a map of {size[0]}x{size[1]}"
+        raise UserError(f"windows of {window[0]}x{window[1]} at multiples of {stride} do not cover {whole} to its end")
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}
     codes = None
     for row in range(size[0]):
         for column in range(size[1]):
-            top, left = (
-                min(max(0, (at - small // 2) // stride * stride), large - small)
-                for at, small, large in zip((row, column), window, size)
-            )
+            top, left = (_begin(*place, stride) for place in zip((row, column), window, size))
             condition = prefix(top, left)
             if codes is None:
                 codes = condition.new_full((len(condition), *size), -1)
@@ -224,3 +222,10 @@ def slide(
             for tokens in generate(gpt, torch.cat([condition, known], 1), 1, **options):
                 codes[:, row, column] = tokens[:, -1]
             yield top, left, codes
+
+
+def _begin(at: int, window: int, whole: int, stride: int) -> int:
+    """Where on one axis the window begins that has ``at`` near its middle, at a multiple of the stride."""
+    middle = (at - window // 2) // stride * stride
+    first = -((window - 1 - at) // stride) * stride  # of the windows that still hold `at`
+    return min(max(0, middle, first), whole - window)

@@ -69,6 +69,9 @@ class BlindPixelCNN(nn.Module):
         return self.out(functional.relu(h))
 
     def forward(self, codes: Tensor, label: None = None) -> Tensor:  # (B, H, W) int64 -> (B, K, H, W), logits
+        check_codes(codes, self.embedding.num_embeddings)
+        if label is not None:
+            raise UserError("the blind PixelCNN knows no classes")
         return self.features(self.embedding(codes).movedim(-1, 1))
 
 
@@ -154,9 +157,13 @@ class PixelCNN(nn.Module):
 
     def forward(self, codes: Tensor, label: Tensor | None = None) -> Tensor:  # (B, H, W) int64 -> (B, K, H, W)
         check_codes(codes, self.entries)
+        self.check_label(label)
+        return self.features(self.embedding(codes).movedim(-1, 1), label)
+
+    def check_label(self, label: Tensor | None) -> None:
+        """Raise UserError if a class is missing or too much."""
         if (label is None) != (self.layers[0].label is None):
             raise UserError(f"this PixelCNN {'needs a class' if label is None else 'was built without classes'}")
-        return self.features(self.embedding(codes).movedim(-1, 1), label)
 
 
 class AsGrey(nn.Module):
@@ -199,8 +206,16 @@ def generate(
 
     Yields:
         (count, H, W) int64 after each position, the same tensor again and again; what is still to come is 0.
+
+    Raises:
+        UserError: a class that is missing or too much, incremental sampling of another network, or a bad temperature,
+            top_k or top_p.
     """
     check_choice(temperature, top_k, top_p)
+    if incremental:
+        if not isinstance(model, PixelCNN):
+            raise UserError(f"incremental sampling needs a PixelCNN, not {type(model).__name__}: set incremental=False")
+        model.check_label(label)
     codes = torch.zeros(count, *size, dtype=torch.int64, device=next(model.parameters()).device)
     walk = _Incremental(model, codes, label) if incremental else None
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}

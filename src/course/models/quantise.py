@@ -128,30 +128,30 @@ def check_codes(codes: Tensor, entries: int) -> Tensor:
     """
     if codes.dtype != torch.int64:
         raise UserError(f"codes are whole numbers (int64), not {str(codes.dtype).removeprefix('torch.')}")
-    if codes.numel() and not 0 <= (low := codes.min().item()) <= (high := codes.max().item()) < entries:
+    low, high = (codes.min().item(), codes.max().item()) if codes.numel() else (0, 0)
+    if low < 0 or high >= entries:
         raise UserError(f"codes must lie in 0 .. {entries - 1}, not {low} .. {high}")
     return codes
 
 
 class GreyLevels(nn.Module):
-    """Codes without a network: each pixel of a grey picture is a code, one of a few levels.
+    """A bottleneck that needs no network around it: each pixel of a grey picture is a code, one of a few levels.
 
-    What a transformer has to work on when there is no first stage; the same methods as an autoencoder with codes.
+    What a transformer has to work on when there is no first stage.
 
     Args:
         levels: how many.
     """
 
+    width = 1
+
     def __init__(self, levels: int = 16):
         super().__init__()
         self.levels = levels
 
-    def encode(self, x: Tensor) -> Encoded:  # (B, 1, H, W) in [-1, 1] -> codes (B, H, W)
+    def forward(self, x: Tensor) -> Encoded:  # (B, 1, H, W) in [-1, 1] -> codes (B, H, W)
         codes = ((x[:, 0] + 1) / 2 * (self.levels - 1)).round().long().clamp(0, self.levels - 1)
         return Encoded(self.lookup(codes), x.new_zeros(len(x)), codes)
 
     def lookup(self, codes: Tensor) -> Tensor:  # (B, H, W) -> (B, 1, H, W) in [-1, 1]
         return check_codes(codes, self.levels)[:, None].float() / (self.levels - 1) * 2 - 1
-
-    def decode(self, z: Tensor) -> Tensor:  # (B, 1, H, W) -> the same
-        return z

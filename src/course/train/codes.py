@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from course import UserError
 from course.data.base import DataSet, check_count
+from course.models.autoencoder import Autoencoder
+from course.models.quantise import GreyLevels
 from course.train import checkpoint, weights
 from course.train.recipes import vqvae
 from course.train.settings import restored
@@ -58,9 +60,14 @@ class StageOne:
 def stage_one(name: str) -> StageOne:
     """A stage-one model by the name of shipped weights, or by the path of a result of `course train`.
 
+    "pixels" is no model: each pixel of a digit is a code, one of sixteen grey levels.
+
     Raises:
         UserError: there is none, or it has no codebook.
     """
+    if name == "pixels":
+        model = Autoencoder(nn.Identity(), GreyLevels(16), nn.Identity())
+        return StageOne(model, vqvae.Settings(entries=16, halvings=0), (28, 28))
     path = Path(name) if name.endswith(".safetensors") else weights.folder() / f"{name}.safetensors"
     meta = weights.info(name) if path.parent == weights.folder() else checkpoint.describe(path)
     if meta.get("recipe") not in ("vqvae", "vqgan"):

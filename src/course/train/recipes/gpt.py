@@ -46,7 +46,7 @@ class Settings:
 PROFILES = {
     "smoke": Settings(steps=5, batch=16, width=8, depth=2, count=64),
     "quick": Settings(),
-    "full": Settings(codes="vqgan", dataset="shapes", count=60_000, steps=3000, ema=0.998),
+    "full": Settings(codes="vqgan", dataset="shapes", count=60_000, steps=2400, ema=0.998),
 }
 
 

@@ -41,7 +41,7 @@ class Settings:
 PROFILES = {
     "smoke": Settings(steps=5, batch=16, width=8, layers=2, count=64),
     "quick": Settings(),
-    "full": Settings(count=200_000, steps=4000, batch=128, ema=0.999),
+    "full": Settings(count=100_000, steps=3000, ema=0.999),
 }
 
 

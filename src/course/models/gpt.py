@@ -21,7 +21,7 @@ class Cache:
     """
 
     def __init__(self, gpt: GPT, count: int):
-        like = gpt.position.weight
+        like = gpt.token.weight
         shape = (count, gpt.heads, gpt.length, gpt.width // gpt.heads)
         self.keys, self.values = ([like.new_zeros(shape) for _ in gpt.blocks] for _ in range(2))
         self.length = 0  # positions that are filled
@@ -77,6 +77,34 @@ class Block(nn.Module):
         return x + self.feed(self.norm2(x))
 
 
+class GridPlaces(nn.Module):
+    """Positions of a prefix and of a grid of codes: the sum of a vector for the row and one for the column.
+
+    Which codes lie above each other would otherwise have to be learnt pair by pair.  A prefix that is a coarser grid
+    over the same picture uses the same rows and columns, so that "the condition at my own place" is near at hand.
+
+    Args:
+        width: channels.
+        prefix: (rows, columns) of the prefix; each must divide the grid's, (1, 1) is a single token.
+        grid: (rows, columns) of the codes.
+    """
+
+    def __init__(self, width: int, prefix: tuple[int, int], grid: tuple[int, int]):
+        super().__init__()
+        if any(side < 1 or large % side for side, large in zip(prefix, grid)):
+            raise UserError(f"a prefix of {prefix[0]}x{prefix[1]} does not divide a grid of {grid[0]}x{grid[1]}")
+        self.prefix = prefix
+        self.rows, self.columns = (nn.Parameter(torch.zeros(side, width)) for side in grid)
+        self.mark = nn.Parameter(torch.zeros(width))  # tells the prefix from the codes
+
+    @property
+    def weight(self) -> Tensor:
+        """The table of all positions in their order: (prefix + grid, width)."""
+        coarse = (axis.unflatten(0, (side, -1)).mean(1) for axis, side in zip((self.rows, self.columns), self.prefix))
+        told, codes = (rows[:, None] + columns for rows, columns in (coarse, (self.rows, self.columns)))
+        return torch.cat([told.flatten(0, 1) + self.mark, codes.flatten(0, 1)])
+
+
 class GPT(nn.Module):
     """Logits of the next code at every position of a sequence.
 
@@ -90,12 +118,24 @@ class GPT(nn.Module):
         width: channels.
         depth: blocks.
         heads: of each block's attention.
+        places: makes the vectors of the positions, ``weight`` (at least length, width); by default each learns
+            one of its own, as in GPT-2.
     """
 
-    def __init__(self, entries: int, others: int, length: int, width: int = 128, depth: int = 4, heads: int = 4):
+    def __init__(
+        self,
+        entries: int,
+        others: int,
+        length: int,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 4,
+        places: nn.Module | None = None,
+    ):
         super().__init__()
         self.entries, self.others, self.length, self.width, self.heads = entries, others, length, width, heads
-        self.token, self.position = nn.Embedding(entries + others, width), nn.Embedding(length, width)
+        self.token = nn.Embedding(entries + others, width)
+        self.position = nn.Embedding(length, width) if places is None else places
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, entries, bias=False)
         for name, parameter in self.named_parameters():
@@ -121,8 +161,7 @@ class GPT(nn.Module):
         if past + tokens.shape[1] > self.length:
             raise UserError(f"a sequence of {past + tokens.shape[1]} is longer than the {self.length} of this GPT")
         check_codes(tokens, self.entries + self.others)
-        places = torch.arange(past, past + tokens.shape[1], device=tokens.device)
-        x = self.token(tokens) + self.position(places)  # (B, N, C)
+        x = self.token(tokens) + self.position.weight[past : past + tokens.shape[1]]  # (B, N, C)
         for number, block in enumerate(self.blocks):
             x = block(x, cache, number)
         if cache is not None:

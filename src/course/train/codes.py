@@ -69,7 +69,7 @@ def stage_one(name: str) -> StageOne:
         model = Autoencoder(nn.Identity(), GreyLevels(16), nn.Identity())
         return StageOne(model, vqvae.Settings(entries=16, halvings=0), (28, 28))
     path = Path(name) if name.endswith(".safetensors") else weights.folder() / f"{name}.safetensors"
-    meta = weights.info(name) if path.parent == weights.folder() else checkpoint.describe(path)
+    meta = weights.info(path.stem) if path.parent == weights.folder() else checkpoint.describe(path)
     if meta.get("recipe") not in ("vqvae", "vqgan"):
         raise UserError(f"{name} has no codebook: it was made by the recipe {meta.get('recipe')!r}, not vqvae or vqgan")
     from course.train import recipes

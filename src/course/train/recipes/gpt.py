@@ -14,13 +14,20 @@ from course import UserError, data, measure
 from course.data.captions import COLOURS, KINDS
 from course.data.shapes import pairs
 from course.diffusion.samplers import last
-from course.models.gpt import GPT, generate
+from course.models.gpt import GPT, GridPlaces, generate
 from course.train.codes import StageOne, stage_one, stored
 from course.train.fit import Player
 from course.train.recipes import vqvae
 from course.train.recipes.ddpm import labels, recognised
 from course.train.recipes.pixelcnn import likelihood
 from course.train.settings import Task, choice, number
+
+# Flat: large, filled, on a plain ground, as in chapter 3.  Grounds: filled, on any ground.
+SCENES = {
+    "flat": {"sizes": ("large",), "styles": ("filled",), "grounds": ("plain",)},
+    "grounds": {"styles": ("filled",)},
+    "all": {},
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,7 @@ class Settings:
     dataset: str = choice("glyphs", "glyphs", "digits", "shapes", "mnist", "fashion_mnist")  # that it was trained on
     condition: str = choice("class", "none", "class", "mask")  # of shapes a class is kind and colour together
     masks: str = "vqvae_masks"  # stage one of the segmentation maps
+    scenes: str = choice("flat", *SCENES)  # of shapes: which of them
     count: int = number(20_000, 8, 10_000_000)  # training pictures, encoded once
     pkeep: float = number(1.0, 0.0, 1.0)  # share of input codes that are kept; the others become random ones
     width: int = number(128, 8, 4096)
@@ -46,7 +54,7 @@ class Settings:
 PROFILES = {
     "smoke": Settings(steps=5, batch=16, width=8, depth=2, count=64),
     "quick": Settings(),
-    "full": Settings(codes="vqgan", dataset="shapes", count=60_000, steps=2400, ema=0.998),
+    "full": Settings(codes="vqgan", dataset="shapes", count=60_000, steps=2000, ema=0.998),
 }
 
 
@@ -64,25 +72,25 @@ def map_stage(settings: Settings) -> StageOne | None:
 
 def model(settings: Settings) -> GPT:
     first, second = stage_one(settings.codes), map_stage(settings)
-    if second is None:
-        others, prefix = classes(settings) or 1, 1  # without a condition there is a start token alone
-    else:
+    others, prefix = classes(settings) or 1, (1, 1)  # without a condition there is a start token alone
+    if second is not None:
         if second.size != first.size:
             one, two = f"{settings.codes} knows {first.size} pixels", f"{settings.masks} {second.size}"
             raise UserError(f"{one} and {two}: take equal sizes")
-        others, prefix = second.entries, second.grid[0] * second.grid[1]
+        others, prefix = second.entries, second.grid
+    places = GridPlaces(settings.width, prefix, first.grid)
     # What is drawn last is never an input: a sequence has one position less than prefix and codes together.
-    length = prefix + first.grid[0] * first.grid[1] - 1
-    return GPT(first.entries, others, length, settings.width, settings.depth, settings.heads)
+    length = len(places.weight) - 1
+    return GPT(first.entries, others, length, settings.width, settings.depth, settings.heads, places)
 
 
 def sources(settings: Settings, first: StageOne, split: str, count: int) -> list[data.DataSet]:
     """The pictures that are encoded: for maps as a condition also windows of wider scenes, else single shapes."""
-    sets = vqvae.load(first.settings, split) if settings.dataset == "shapes" else None
-    if sets is None:
-        own = {"count": count} if settings.dataset == "glyphs" else {}
-        sets = [data.load(settings.dataset, split, size=first.settings.size, seed=settings.seed, **own)]
-    return sets if settings.condition == "mask" and split == "train" else sets[:1]
+    if settings.dataset == "shapes":
+        sets = vqvae.load(first.settings, split, **SCENES[settings.scenes])
+        return sets if settings.condition == "mask" and split == "train" else sets[:1]
+    own = {"count": count} if settings.dataset == "glyphs" else {}
+    return [data.load(settings.dataset, split, size=first.settings.size, seed=settings.seed, **own)]
 
 
 def load(settings: Settings, first: StageOne, second: StageOne | None, split: str, count: int) -> list[data.DataSet]:

@@ -49,18 +49,22 @@ PROFILES = {
 }
 
 
-def load(settings: Settings, split: str) -> list[data.DataSet]:
+def load(
+    settings: Settings, split: str, *, sizes: tuple[str, ...] = ("medium", "large"), **world: tuple[str, ...]
+) -> list[data.DataSet]:
     """The data sets that take turns; the first one is also what is measured.
 
     Of shapes there are scenes of one large or medium shape, and windows cut out of wider scenes of several.
+
+    sizes: of the single shapes. world: styles and grounds of the shapes; by default all.
     """
     options = {"size": settings.size, "seed": settings.seed}
     if settings.dataset != "shapes":
         return [data.load(settings.dataset, split, **options)]
-    scenes = data.load("shapes", split, sizes=("medium", "large"), **options)
+    scenes = data.load("shapes", split, sizes=sizes, **options, **world)
     side = scenes.size[0]
-    wide = data.load("shapes", split, size=(side, 2 * side), shapes=(2, 3), sizes=("medium",), seed=settings.seed)
-    return [scenes, Windows(wide, scenes.size)]
+    several = {"size": (side, 2 * side), "shapes": (2, 3), "sizes": ("medium",), "seed": settings.seed}
+    return [scenes, Windows(data.load("shapes", split, **several, **world), scenes.size)]
 
 
 def model(settings: Settings) -> Autoencoder:

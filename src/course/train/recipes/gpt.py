@@ -54,15 +54,18 @@ class Settings:
 PROFILES = {
     "smoke": Settings(steps=5, batch=16, width=8, depth=2, count=64),
     "quick": Settings(),
-    "full": Settings(codes="vqgan", dataset="shapes", count=60_000, steps=2000, ema=0.998),
+    "full": Settings(codes="vqgan", dataset="shapes", count=40_000, steps=1600, ema=0.998),
 }
 
 
-def classes(settings: Settings) -> int:
-    """How many classes there are; for shapes each kind in each colour."""
-    if settings.condition != "class":
-        return 0
-    return len(KINDS) * len(COLOURS) if settings.dataset == "shapes" else 10
+def class_tokens(dataset: str, label: Tensor) -> Tensor:
+    """Classes (B,) as prefix tokens (B, P), counted from 0: one token; of shapes one for the kind, one for the colour.
+
+    A token for each of 48 pairs would be seen eight times more rarely than one for each of six kinds.
+    """
+    if dataset != "shapes":
+        return label[:, None]
+    return torch.stack([label // len(COLOURS), len(KINDS) + label % len(COLOURS)], 1)
 
 
 def map_stage(settings: Settings) -> StageOne | None:
@@ -72,7 +75,9 @@ def map_stage(settings: Settings) -> StageOne | None:
 
 def model(settings: Settings) -> GPT:
     first, second = stage_one(settings.codes), map_stage(settings)
-    others, prefix = classes(settings) or 1, (1, 1)  # without a condition there is a start token alone
+    others, prefix = 1, (1, 1)  # without a condition there is a start token alone
+    if settings.condition == "class":
+        others, prefix = (len(KINDS) + len(COLOURS), (1, 2)) if settings.dataset == "shapes" else (10, (1, 1))
     if second is not None:
         if second.size != first.size:
             one, two = f"{settings.codes} knows {first.size} pixels", f"{settings.masks} {second.size}"
@@ -102,11 +107,11 @@ def load(settings: Settings, first: StageOne, second: StageOne | None, split: st
 
 
 def prefix(settings: Settings, second: StageOne | None, batch: dict, *, dataset: str) -> Tensor:
-    """The condition's tokens, (B, P), counted from 0: the codes of the map, the class, or the start token."""
+    """The condition's tokens, (B, P), counted from 0: the codes of the map, those of the class, or the start token."""
     if settings.condition == "mask":
         return map_codes(second, batch["mask"])
     if settings.condition == "class":
-        return labels(dataset, batch)[:, None]
+        return class_tokens(dataset, labels(dataset, batch))
     return torch.zeros(len(batch["image"]), 1, dtype=torch.int64)
 
 
@@ -184,7 +189,7 @@ def metrics(settings: Settings, model: nn.Module, count: int = 1000) -> dict[str
     start, wanted = known["prefix"], None
     if settings.condition == "class":
         wanted = balanced(settings, count)
-        start = wanted[:, None]
+        start = class_tokens(settings.dataset, wanted)
     fake = draw(first, model, start, seed=settings.seed)
     precision, recall = measure.precision_recall(images, fake, judge)
     found = likelihood(partial(predict, model), known["prefix"], known["codes"], images[0].numel()) | {
@@ -203,7 +208,7 @@ def metrics(settings: Settings, model: nn.Module, count: int = 1000) -> dict[str
 def balanced(settings: Settings, count: int) -> Tensor:
     """Classes (count,), each equally often; of shapes only the pairs of kind and colour that training shows."""
     if settings.dataset != "shapes":
-        return torch.arange(count) % classes(settings)
+        return torch.arange(count) % 10
     colour, kind = torch.from_numpy(pairs("train")).T
     seen = (kind * len(COLOURS) + colour).sort().values
     return seen[torch.arange(count) % len(seen)]

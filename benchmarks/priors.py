@@ -56,7 +56,7 @@ def main(argv=None):
     parser.add_argument("--into", help="folder for the table; by default that of the stored tables")
     parser.add_argument("--smoke", action="store_true", help="a trial of seconds")
     options = parser.parse_args(argv)
-    seconds, pictures, samples, few = (0.2, 200, 20, 4) if options.smoke else (150, 50_000, 2000, 200)
+    seconds, pictures, samples, few = (0.2, 200, 20, 4) if options.smoke else (100, 50_000, 2000, 200)
     table = Table(
         "priors",
         ["model"],

@@ -92,6 +92,8 @@ def test_what_is_stored_says_where_it_comes_from(name):
 
 SCRIPTS = {
     "codebook": "gradient",
+    "priors": "pixelcnn",
+    "code_grid": "psnr",
     "ddim_table": "Fréchet distance, without clipping",
     "denoisers": "attention",
     "time_to_quality": "is reached by ours",

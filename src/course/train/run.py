@@ -48,7 +48,8 @@ def run(
         overrides: settings to change, as ``key=value``.
         name: of the result; the recipe's own if None.
         out: folder for all results.
-        resume: go on from the checkpoint.
+        resume: go on from the checkpoint; with more steps than it was made with, the learning rate goes on where a
+            training of so many would be.
         watch: wraps the progress of the training, for a progress bar.
 
     Returns:
@@ -181,7 +182,10 @@ def _demand_writable(folder: Path) -> None:
 
 
 def _demand_same(path: Path, origin: dict[str, Any]) -> None:
-    """Resume only what was asked for then: a checkpoint of the same recipe, profile and settings."""
+    """Resume only what was asked for then: a checkpoint of the same recipe, profile and settings.
+
+    Only the number of steps may be another one, to train on for longer; `fit` refuses one that is already passed.
+    """
     if not path.exists():
         raise UserError(f"nothing to resume: there is no {path}")
     meta = checkpoint.describe(path)
@@ -190,7 +194,7 @@ def _demand_same(path: Path, origin: dict[str, Any]) -> None:
         for m in (meta, origin)
     )
     for key in {**new, **old}:
-        if old.get(key) != new.get(key):
+        if key != "steps" and old.get(key) != new.get(key):
             raise UserError(
                 f"cannot resume {path}: it was made with {key}={old.get(key)}, not {new.get(key)}"
             )

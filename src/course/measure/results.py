@@ -31,10 +31,7 @@ MODELS: dict[str, tuple[int, str]] = {
     "ddpm_shapes": (3, "Diffusion model of shapes, kind and colour given"),
     "vqvae": (5, "VQ-VAE, 49 codes of 7 bits"),
     "pixelcnn": (5, "PixelCNN on its codes, class given"),
-    "vqvae_shapes": (6, "VQ-VAE of shapes, 256 codes of 8 bits"),
-    "vqgan": (6, "VQGAN of shapes, 256 codes of 8 bits"),
-    "gpt_classes": (6, "GPT on its codes, kind and colour given"),
-    "gpt_masks": (6, "GPT on its codes, segmentation map given"),
+    "gpt_digits": (6, "GPT on the digits' codes of chapter 5, class given"),
 }
 
 BOOK = Path(__file__).parents[3] / "book"

@@ -52,7 +52,7 @@ class Settings:
 
 
 PROFILES = {
-    "smoke": Settings(steps=5, batch=16, width=8, depth=2, count=64),
+    "smoke": Settings(steps=5, batch=16, width=8, depth=2, count=64, lr=0.02),
     "quick": Settings(),
     "full": Settings(codes="vqgan", dataset="shapes", count=40_000, steps=1600, ema=0.998),
 }

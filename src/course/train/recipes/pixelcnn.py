@@ -39,7 +39,7 @@ class Settings:
 
 
 PROFILES = {
-    "smoke": Settings(steps=5, batch=16, width=8, layers=2, count=64),
+    "smoke": Settings(steps=5, batch=16, width=8, layers=2, count=64, lr=0.02),
     "quick": Settings(),
     "full": Settings(count=100_000, steps=3000, ema=0.999),
 }

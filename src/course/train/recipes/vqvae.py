@@ -54,7 +54,8 @@ def load(
 ) -> list[data.DataSet]:
     """The data sets that take turns; the first one is also what is measured.
 
-    Of shapes there are scenes of one large or medium shape, and windows cut out of wider scenes of several.
+    Of shapes there are scenes of one large or medium shape, and windows cut out of wider scenes of several, where these
+    can be drawn.
 
     sizes: of the single shapes. world: styles and grounds of the shapes; by default all.
     """
@@ -63,6 +64,8 @@ def load(
         return [data.load(settings.dataset, split, **options)]
     scenes = data.load("shapes", split, sizes=sizes, **options, **world)
     side = scenes.size[0]
+    if 2 * side > 128:  # the widest canvas that there is
+        return [scenes]
     several = {"size": (side, 2 * side), "shapes": (2, 3), "sizes": ("medium",), "seed": settings.seed}
     return [scenes, Windows(data.load("shapes", split, **several, **world), scenes.size)]
 

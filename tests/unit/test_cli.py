@@ -381,3 +381,12 @@ def test_a_mistake_outside_python(place):
     done = program("-m", "course", "train", "nosuch", "--out", str(place / "runs"))
     assert done.returncode == 2 and done.stdout == "" and not (place / "runs").exists()
     assert done.stderr.startswith("course: unknown recipe 'nosuch'") and done.stderr.count("\n") == 1
+
+
+def test_a_finished_training_goes_on_for_more_steps_but_not_for_fewer(place, capsys):
+    ask = ["train", "toy", "--profile", "smoke", "--set"]
+    assert main([*ask, "steps=6"]) == 0
+    assert main([*ask, "steps=9", "--resume"]) == 0
+    assert checkpoint.describe(place / "runs" / "toy-smoke" / "toy.safetensors")["steps"] == 9
+    capsys.readouterr()
+    assert "beyond the 7 steps asked for" in complaint(capsys, *ask, "steps=7", "--resume")

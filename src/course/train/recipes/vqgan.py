@@ -32,7 +32,7 @@ class Settings(vqvae.Settings):
 PROFILES = {
     "smoke": Settings(steps=5, batch=8, width=8, entries=16, size=32),
     "quick": Settings(steps=100, batch=16),
-    "full": Settings(steps=3000, batch=32, ema=0.999, lr=1e-3),
+    "full": Settings(entries=512, halvings=3, depth=2, steps=3000, batch=32, ema=0.998, lr=1e-3),
 }
 
 
@@ -102,13 +102,15 @@ def build(settings: Settings, model_: Autoencoder | None = None) -> Task:
             partial(generator_loss, settings, network, discriminator, perceptual),
             **options,
         ),
-        # A short memory of the gradient: yesterday's direction is no guide against an opponent that moves
+        # A short memory of the gradient: yesterday's direction is no guide against an opponent that moves.  A lower
+        # rate: a discriminator that is always right (loss 0) learns no more, and its verdicts lead nowhere.
         Player(
             "discriminator",
             discriminator,
             partial(discriminator_loss, settings, discriminator),
-            lr=settings.lr,
+            lr=settings.lr / 5,
             betas=(0.5, 0.9),
+            decay=True,
         ),
     ]
     return Task(players, partial(batches, settings), partial(vqvae.metrics, settings))

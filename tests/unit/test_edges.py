@@ -65,6 +65,13 @@ def test_a_blurred_or_shifted_edge_is_less_sharp():
     assert measure.sharpness(x, x.roll(3, dims=3)) == 0  # sharp, and at the wrong place
 
 
+def test_flat_pictures_have_neither_edges_nor_seams():
+    flat = torch.zeros(1, 1, 4, 12)
+    refused("flat", measure.sharpness, flat, flat)
+    refused("flat", measure.seam, flat, [4])
+    refused("flat", measure.seam, torch.rand(1, 1, 4, 3), [1, 2])
+
+
 def test_sharpness_needs_equal_shapes():
     refused("equal shapes", measure.sharpness, torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 5))
 

@@ -29,7 +29,7 @@ def sharpness(original: Tensor, reconstruction: Tensor) -> float:
         original, reconstruction: (B, C, H, W) of the same shape.
 
     Raises:
-        UserError: shapes that differ.
+        UserError: shapes that differ, or originals without any edge.
     """
     if original.shape != reconstruction.shape:
         raise UserError(
@@ -38,6 +38,8 @@ def sharpness(original: Tensor, reconstruction: Tensor) -> float:
     true, made = slopes(original.double()).flatten(1), slopes(reconstruction.double()).flatten(1)
     # where most of a picture is flat the quantile is zero, and flat places are no edges
     edges = (true >= true.quantile(STRONG, dim=1, keepdim=True)) & (true > 0)
+    if not edges.any():
+        raise UserError("sharpness needs originals with edges; these are flat")
     return (made[edges].sum() / true[edges].sum()).item()
 
 
@@ -57,4 +59,6 @@ def seam(images: Tensor, columns: Sequence[int]) -> float:
     steps = (images[..., 1:] - images[..., :-1]).abs().double().mean((0, 1, 2))  # (W - 1,)
     border = torch.zeros(width - 1, dtype=torch.bool)
     border[[column - 1 for column in columns]] = True
+    if border.all() or not steps[~border].any():
+        raise UserError("a seam is compared with the rest of the picture, which is flat here")
     return (steps[border].mean() / steps[~border].mean()).item()

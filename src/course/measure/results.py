@@ -32,6 +32,8 @@ MODELS: dict[str, tuple[int, str]] = {
     "vqvae": (5, "VQ-VAE, 49 codes of 7 bits"),
     "pixelcnn": (5, "PixelCNN on its codes, class given"),
     "gpt_digits": (6, "GPT on the digits' codes of chapter 5, class given"),
+    "gpt_classes": (6, "GPT on the VQGAN's codes of shapes, kind and colour given"),
+    "gpt_masks": (6, "GPT on the VQGAN's codes of shapes, map given"),
 }
 
 BOOK = Path(__file__).parents[3] / "book"

@@ -30,8 +30,8 @@ def run(chapter: Path, folder: Path, **parameters) -> nbformat.NotebookNode:
 class Watch:
     """Seconds since its making, as they would be on the machine that the figures of the shipped weights come from.
 
-    A machine that is shared takes longer for everything; 1.9 times has been seen.  So the same sampling is timed at both
-    ends and compared with the time that was stored with the weights.  A faster machine gets no bonus.
+    A machine that is shared takes longer for everything; 1.9 times has been seen.  So the same sampling is timed at
+    both ends and compared with the time that was stored with the weights.  A faster machine gets no bonus.
     """
 
     def __init__(self):

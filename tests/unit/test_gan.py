@@ -9,7 +9,7 @@ from accelerate import PartialState
 from torch import nn
 
 from course import UserError
-from course.models.gan import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
+from course.models.gan import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator, slope_penalty
 from course.models.judge import GlyphJudge
 from course.models.perceptual import VGG_FILES, Perceptual, unit, vgg
 from course.train import checkpoint
@@ -72,6 +72,39 @@ def test_the_adaptive_weight_is_bounded():
     assert adaptive_weight(reconstruction, 0 * made.mean(), layers[2].weight).item() == 1e4
     assert adaptive_weight(reconstruction, 0 * made.mean(), layers[2].weight, most=7.0).item() == 7
     assert adaptive_weight(0 * made.mean(), made.mean(), layers[2].weight).item() == 0
+    assert adaptive_weight(0 * made.mean(), made.mean(), layers[2].weight, least=0.25).item() == 0.25
+
+
+# The penalty
+
+
+def test_the_penalty_is_the_squared_slope_of_the_mean_verdict():
+    """Of a linear map the slope is known: two verdicts, each the sum of half a picture times a weight."""
+    network = nn.Conv2d(1, 1, (1, 3), stride=(1, 3), bias=False)
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([1.0, -2.0, 3.0]).view(1, 1, 1, 3))
+    real = torch.randn(5, 1, 1, 6)
+    penalty = slope_penalty(network, real)
+    assert penalty.item() == pytest.approx(2 * (1 + 4 + 9) / 2**2)  # two patches with a share of one half each
+    penalty.backward()  # d/dw of w^2 / 2
+    assert network.weight.grad.flatten().tolist() == pytest.approx([1.0, -2.0, 3.0])
+
+
+def test_the_penalty_agrees_with_finite_differences_and_ignores_autocast():
+    torch.manual_seed(0)
+    network, real = PatchDiscriminator(1, 4).double(), torch.randn(2, 1, 16, 16)
+    small = PatchDiscriminator(1, 4)
+    small.load_state_dict(network.state_dict())
+    with torch.autocast("cpu", torch.bfloat16):
+        penalty = slope_penalty(small, real).item()
+    x, total = real.double(), 0.0
+    with torch.no_grad():
+        for place in range(256):
+            nudge = torch.zeros(2, 1, 256, dtype=torch.float64)
+            nudge[:, :, place] = 1e-5
+            nudge = nudge.view(2, 1, 16, 16)
+            total += ((network(x + nudge) - network(x - nudge)).mean((1, 2, 3)) / 2e-5).square().mean().item()
+    assert penalty == pytest.approx(total, rel=1e-4)  # float32 against float64
 
 
 # Verdicts
@@ -222,44 +255,63 @@ def on_the_cpu(monkeypatch):
 
 def test_the_adversary_waits_and_then_both_learn():
     made = task()
-    watched = [next(player.module.parameters()) for player in made.players]
+    watched = [next(made.players[0].module.decoder.parameters()), next(made.players[1].module.parameters())]
     before = [weight.detach().clone() for weight in watched]
     moved, verdicts = [], []
     for progress in fit(made.players, made.batches, SMOKE.steps):
         moved.append([not torch.equal(weight, old) for weight, old in zip(watched, before)])
         before = [weight.detach().clone() for weight in watched]
         verdicts.append("autoencoder/verdict" in progress.losses)
-        assert (progress.losses["discriminator"] == 0) == (len(moved) <= 3)
-    assert moved == [[True, False]] * 3 + [[True, True]] * 3
+        assert ("discriminator/hinge" in progress.losses) == (progress.losses["discriminator"] != 0) == (len(moved) > 3)
+    assert moved == [[True, False]] * 3 + [[True, True]] * 3  # of the autoencoder, its decoder
     assert verdicts == [False] * 3 + [True] * 3
 
 
-def test_without_a_weight_the_adversary_never_starts():
-    made = task(replace(SMOKE, adversary=0.0, steps=2, start=0.0))
-    weight = next(made.players[1].module.parameters())
-    before = weight.detach().clone()
-    losses = [progress.losses for progress in fit(made.players, made.batches, 2)]
-    assert torch.equal(weight, before) and not any("autoencoder/verdict" in one for one in losses)
+def test_with_the_adversary_the_codes_rest_and_the_decoder_learns():
+    """Encoder and codebook, with its counts, stay bit by bit; before the start both learn."""
+    for start, rests in ((0.0, True), (1.0, False)):
+        made = task(replace(SMOKE, start=start, steps=2))
+        network = made.players[0].module
+        before = {key: value.clone() for key, value in network.state_dict().items()}
+        for _ in fit(made.players, made.batches, 2):
+            pass
+        after = network.state_dict()
+        same = {key: torch.equal(value, before[key]) for key, value in after.items()}
+        for part in ("encoder", "bottleneck"):
+            assert any(key.startswith(part) for key in same)
+            assert all(value for key, value in same.items() if key.startswith(part)) == rests
+        assert not all(value for key, value in same.items() if key.startswith("decoder"))
 
 
-def test_the_generator_s_loss_is_the_sum_of_its_parts():
-    settings = replace(SMOKE, perceptual=0.3, adversary=0.5, start=0.0)
+def test_every_fourth_update_pays_the_penalty():
+    made = task(replace(SMOKE, start=0.0, penalty=1e3))
+    losses = [p.losses for p in fit(made.players, made.batches, 6)]
+    paid = [one["discriminator"] - one["discriminator/hinge"] > 1e-4 for one in losses]
+    assert paid == [True, False, False, False, True, False]
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_the_generator_s_loss_is_the_sum_of_its_parts(start):
+    settings = replace(SMOKE, perceptual=0.3, least=0.0, most=1e4, start=start)
     made = task(settings)
     batch = next(made.batches(0))
     torch.manual_seed(0)  # restarts draw
     loss, parts = made.players[0].loss(batch)
-    network = made.players[0].module
-    bottleneck = loss - parts["error"] - 0.3 * parts["perceptual"] - parts["weight"] * parts["verdict"]
-    assert bottleneck.item() > 0 and parts["weight"].item() > 0
+    rebuilt = parts["error"] + 0.3 * parts["perceptual"]
     assert parts["error"].item() == pytest.approx((batch["made"] - batch["image"]).pow(2).mean().item(), rel=1e-5)
+    if start == 1:
+        assert (loss - rebuilt).item() > 0 and "verdict" not in parts  # the bottleneck's
+        return
+    assert loss.item() == pytest.approx((rebuilt + parts["weight"] * parts["verdict"]).item(), rel=1e-6)
     verdict = -made.players[1].module(batch["made"]).mean().item()
     assert parts["verdict"].item() == pytest.approx(verdict, abs=1e-6)
-    # 0.5 times the ratio of the gradients' lengths at the last layer
-    layer = vqgan.last_layer(network)
-    rebuilt, against = parts["error"] + 0.3 * parts["perceptual"], parts["verdict"]
-    norms = [torch.autograd.grad(one, layer, retain_graph=True)[0].norm().item() for one in (rebuilt, against)]
-    assert parts["weight"].item() == pytest.approx(0.5 * norms[0] / norms[1], rel=1e-2)  # 1e-6 beside a small norm
+    # the ratio of the gradients' lengths at the last layer
+    layer = vqgan.last_layer(made.players[0].module)
+    norms = [torch.autograd.grad(one, layer, retain_graph=True)[0].norm().item() for one in (rebuilt, parts["verdict"])]
+    assert parts["weight"].item() == pytest.approx(norms[0] / norms[1], rel=1e-2)  # 1e-6 beside a small norm
     assert layer.shape[0] == 4 * 3 and math.prod(layer.shape[1:]) == 8 * 9  # four pixels of three channels
+    made = task(replace(settings, least=7.0, most=7.0))
+    assert made.players[0].loss(next(made.batches(0)))[1]["weight"].item() == 7
 
 
 def test_resume_equals_an_uninterrupted_run(tmp_path):

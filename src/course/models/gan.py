@@ -44,17 +44,39 @@ def hinge_generator(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
-def adaptive_weight(reconstruction: Tensor, adversary: Tensor, layer: Tensor, most: float = 1e4) -> Tensor:
+def slope_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
+    """How steeply the mean verdict on a real picture changes with the picture: the squared norm of its gradient.
+
+    A discriminator that is ahead grows ever steeper, and what it tells the generator ever wilder.  This holds it back
+    (R1, Mescheder et al. 2018, eq. 9, there with the factor gamma / 2).
+
+    Args:
+        discriminator: pictures to verdicts.
+        real: (B, C, H, W).
+
+    Returns:
+        A scalar with a graph to the discriminator's parameters: the mean over the pictures.
+    """
+    with torch.autocast(real.device.type, enabled=False):  # eight bits are too few for a gradient's gradient
+        x = real.float().requires_grad_(True)
+        verdicts = discriminator(x).mean((1, 2, 3)).sum()
+        return torch.autograd.grad(verdicts, x, create_graph=True)[0].square().sum((1, 2, 3)).mean()
+
+
+def adaptive_weight(
+    reconstruction: Tensor, adversary: Tensor, layer: Tensor, least: float = 0.0, most: float = 1e4
+) -> Tensor:
     """How much the adversary's loss counts: as much as moves the last layer as far as the reconstruction loss does.
 
     Args:
         reconstruction, adversary: the two losses, scalars with a graph.
         layer: weight of the decoder's last layer.
-        most: bound, for when the adversary's gradient vanishes.
+        least, most: bounds.  A good reconstruction has hardly a gradient, and would silence the adversary; an
+            adversary that knows nothing yet has none either, and would get all the weight.
 
     Returns:
         |d reconstruction / d layer| / (|d adversary / d layer| + 1e-6), a number without gradient (Esser et al. 2021,
         eq. 7).
     """
     one, two = (torch.autograd.grad(loss, layer, retain_graph=True)[0].norm() for loss in (reconstruction, adversary))
-    return (one / (two + 1e-6)).clamp(max=most).detach()
+    return (one / (two + 1e-6)).clamp(least, most).detach()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course.models.autoencoder import Autoencoder
-from course.models.gan import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator
+from course.models.gan import PatchDiscriminator, adaptive_weight, hinge_discriminator, hinge_generator, slope_penalty
 from course.models.perceptual import Perceptual
 from course.train.fit import Player
 from course.train.recipes import vqvae
@@ -25,15 +25,18 @@ class Settings(vqvae.Settings):
     size: int | None = number(64, 8, 128)
     entries: int = number(256, 2, 16384)
     perceptual: float = number(1.0, 0.0, 1e3)  # weight of the perceptual distance
-    adversary: float = number(0.5, 0.0, 1e3)  # weight of the adversary, times the adaptive one
-    start: float = number(0.3, 0.0, 1.0)  # share of the training after which the adversary sets in
+    least: float = number(0.01, 0.0, 1e4)  # bounds of the adversary's adaptive weight
+    most: float = number(0.02, 0.0, 1e4)
+    penalty: float = number(30.0, 0.0, 1e6)  # weight of the discriminator's slope
+    start: float = number(0.5, 0.0, 1.0)  # share of the training after which the adversary sets in
 
 
 PROFILES = {
     "smoke": Settings(steps=5, batch=8, width=8, entries=16, size=32),
     "quick": Settings(steps=100, batch=16),
-    "full": Settings(entries=512, halvings=3, depth=2, steps=3000, batch=32, ema=0.998, lr=1e-3),
+    "full": Settings(entries=512, halvings=3, depth=2, steps=6000, batch=32, ema=0.998, lr=1e-3),
 }
+PENALISED = 4  # the penalty is costly and changes slowly: every fourth update suffices (Karras et al. 2020, appendix B)
 
 
 def model(settings: Settings) -> Autoencoder:
@@ -51,30 +54,39 @@ def reconstruction_loss(
 def generator_loss(
     settings: Settings, model: Autoencoder, discriminator: nn.Module, perceptual: Perceptual, batch: dict
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Reconstruction, bottleneck, and from the start of the adversary its verdict (Esser et al. 2021, eq. 6)."""
-    x = batch["image"]
-    decoded, encoded = model(x)
-    decoded = decoded.float()
+    """Reconstruction and bottleneck; from the start of the adversary reconstruction and verdict (Esser et al. 2021).
+
+    From then on the decoder learns alone.  What the codes say is settled, only how they are drawn is not: an update
+    costs half, and stage two reads the same codes whether the adversary has begun or not.
+    """
+    x, against = batch["image"], started(settings, batch)
+    with torch.set_grad_enabled(not against):
+        encoded = model.encode(x)
+    decoded = model.decode(encoded.z).float()
     batch["made"] = decoded.detach()  # for the discriminator, whose turn comes next
     rebuilt, parts = reconstruction_loss(settings, perceptual, x, decoded)
-    loss = rebuilt + encoded.loss.mean()
-    if started(settings, batch):
-        verdict = hinge_generator(discriminator(decoded).float())
-        weight = settings.adversary * adaptive_weight(rebuilt, verdict, last_layer(model))
-        loss, parts = loss + weight * verdict, parts | {"verdict": verdict, "weight": weight}
-    return loss, parts
+    if not against:
+        return rebuilt + encoded.loss.mean(), parts
+    verdict = hinge_generator(discriminator(decoded).float())
+    weight = adaptive_weight(rebuilt, verdict, last_layer(model), settings.least, settings.most)
+    return rebuilt + weight * verdict, parts | {"verdict": verdict, "weight": weight}
 
 
-def discriminator_loss(settings: Settings, discriminator: nn.Module, batch: dict) -> Tensor:
-    """The hinge loss; zero before the start."""
+def discriminator_loss(
+    settings: Settings, discriminator: nn.Module, batch: dict
+) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+    """The hinge loss, every few updates with the penalty; zero before the start."""
     if not started(settings, batch):
         return 0.0 * sum(parameter.sum() for parameter in discriminator.parameters())
-    return hinge_discriminator(discriminator(batch["image"]).float(), discriminator(batch["made"]).float())
+    loss = hinge_discriminator(discriminator(batch["image"]).float(), discriminator(batch["made"]).float())
+    if batch["step"][0].item() % PENALISED == 0:
+        return loss + settings.penalty * slope_penalty(discriminator, batch["image"]), {"hinge": loss}
+    return loss, {"hinge": loss}
 
 
 def started(settings: Settings, batch: dict) -> bool:
     """Whether the adversary takes part in this update: before, it would judge what is not yet a picture."""
-    return settings.adversary > 0 and batch["step"][0].item() >= settings.start * settings.steps
+    return batch["step"][0].item() >= settings.start * settings.steps
 
 
 def last_layer(model: Autoencoder) -> Tensor:
@@ -102,13 +114,12 @@ def build(settings: Settings, model_: Autoencoder | None = None) -> Task:
             partial(generator_loss, settings, network, discriminator, perceptual),
             **options,
         ),
-        # A short memory of the gradient: yesterday's direction is no guide against an opponent that moves.  A lower
-        # rate: a discriminator that is always right (loss 0) learns no more, and its verdicts lead nowhere.
+        # a short memory of the gradient: yesterday's direction is no guide against an opponent that moves
         Player(
             "discriminator",
             discriminator,
             partial(discriminator_loss, settings, discriminator),
-            lr=settings.lr / 5,
+            lr=settings.lr,
             betas=(0.5, 0.9),
             decay=True,
         ),

@@ -48,7 +48,7 @@ def slope_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
     """How steeply the mean verdict on a real picture changes with the picture: the squared norm of its gradient.
 
     A discriminator that is ahead grows ever steeper, and what it tells the generator ever wilder.  This holds it back
-    (R1, Mescheder et al. 2018, eq. 9, there with the factor gamma / 2).
+    (R1, Mescheder et al. 2018, section 4.1, there with the factor gamma / 2).
 
     Args:
         discriminator: pictures to verdicts.

@@ -13,13 +13,13 @@ def zeroed(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def norm(channels: int, groups: int = 32) -> nn.GroupNorm:
+def norm(channels: int, groups: int = 32, eps: float = 1e-5) -> nn.GroupNorm:
     """Group normalisation (Wu & He 2018): at most ``groups`` groups, of at least eight channels each if possible.
 
     Unlike batch normalisation it treats each picture by itself.
     """
     most = max(1, min(groups, channels // 8))
-    return nn.GroupNorm(next(count for count in range(most, 0, -1) if channels % count == 0), channels)
+    return nn.GroupNorm(next(count for count in range(most, 0, -1) if channels % count == 0), channels, eps)
 
 
 class ResBlock(nn.Module):
@@ -28,16 +28,23 @@ class ResBlock(nn.Module):
     Normalisation and activation come before each convolution, as in the same authors' *Identity mappings* (2016).  The
     second convolution starts at zero: at first the block passes its input on unchanged, and deep stacks train from the
     first step.
+
+    Args:
+        channels: of the input.
+        after: channels of the output, if they differ; a 1x1 convolution then brings the input there.
+        groups, eps: of the norms.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, after: int | None = None, groups: int = 32, eps: float = 1e-5):
         super().__init__()
-        self.norm1, self.conv1 = norm(channels), nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2, self.conv2 = norm(channels), zeroed(nn.Conv2d(channels, channels, 3, padding=1))
+        after = channels if after is None else after
+        self.norm1, self.conv1 = norm(channels, groups, eps), nn.Conv2d(channels, after, 3, padding=1)
+        self.norm2, self.conv2 = norm(after, groups, eps), zeroed(nn.Conv2d(after, after, 3, padding=1))
+        self.shortcut = nn.Identity() if channels == after else nn.Conv2d(channels, after, 1)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, after, H, W)
         h = self.conv1(nn.functional.silu(self.norm1(x)))
-        return x + self.conv2(nn.functional.silu(self.norm2(h)))
+        return self.shortcut(x) + self.conv2(nn.functional.silu(self.norm2(h)))
 
 
 def coordinates(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course import UserError
-from course.models.attention import SelfAttention2d
+from course.models.attention import SelfAttention2d, SpatialTransformer
 from course.models.layers import norm, zeroed
 
 
@@ -39,11 +39,11 @@ class TimedResBlock(nn.Module):
     The second convolution starts at zero, so at first the block hands on its input.
     """
 
-    def __init__(self, before: int, after: int, time_channels: int):
+    def __init__(self, before: int, after: int, time_channels: int, groups: int = 32):
         super().__init__()
-        self.norm1, self.conv1 = norm(before), nn.Conv2d(before, after, 3, padding=1)
+        self.norm1, self.conv1 = norm(before, groups), nn.Conv2d(before, after, 3, padding=1)
         self.time = nn.Linear(time_channels, after)
-        self.norm2, self.conv2 = norm(after), zeroed(nn.Conv2d(after, after, 3, padding=1))
+        self.norm2, self.conv2 = norm(after, groups), zeroed(nn.Conv2d(after, after, 3, padding=1))
         self.shortcut = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:  # (B, before, H, W), (B, time) -> (B, after, H, W)
@@ -73,19 +73,26 @@ class Upsample(nn.Module):
 
 
 class UNet(nn.Module):
-    """A denoiser: (x (B, C, H, W), t (B,), class (B,) or None) -> (B, C, H, W).
+    """A denoiser: (x (B, C, H, W), t (B,), condition or None) -> (B, C, H, W).
+
+    With ``context`` it is Stable Diffusion's network (Rombach et al. 2022, section 3.3).
 
     Args:
         channels: of the pictures or latents.
         widths: channels at each resolution, from the full one down; each further one has half the height and width.
         depth: residual blocks at each resolution.
         attention: resolutions (0 is the full one) with self-attention; if there are any, the middle has it too.
-        classes: how many classes there are for conditions; 0 for none.
+        classes: how many classes there are for conditions (B,); 0 for none.
         heads: of each attention.
         patch: side of the squares of pixels that become the channels of one position (space to depth): with 2 the full
             resolution has half the height and width, which on a CPU buys three to four times the speed.
+        context: channels of the tokens of conditions (B, M, context), such as the M words of a text; each attention
+            then looks at them too, and the middle has one in any case.  0 for none.
+        groups: of each group norm, at most (fewer where a group would have less than eight channels).
+        out_channels: of the answer, if they are not those of the input.
+
     Raises:
-        UserError: attention at a resolution that there is not.
+        UserError: attention at a resolution that there is not, or classes and context at once.
     """
 
     def __init__(
@@ -97,20 +104,31 @@ class UNet(nn.Module):
         classes: int = 0,
         heads: int = 4,
         patch: int = 1,
+        context: int = 0,
+        groups: int = 32,
+        out_channels: int | None = None,
     ):
         super().__init__()
         if not widths or any(not 0 <= level < len(widths) for level in attention):
             raise UserError(f"attention levels must lie in 0 .. {len(widths) - 1}, not {tuple(attention)}")
-        self.width, self.halvings, self.patch = widths[0], len(widths) - 1, patch
+        if classes and context:
+            raise UserError("a U-Net is conditioned on classes or on context, not on both: leave one of them at 0")
+        self.channels, self.out_channels = channels, channels if out_channels is None else out_channels
+        self.widths, self.depth, self.attention, self.halvings = tuple(widths), depth, tuple(attention), len(widths) - 1
+        self.heads, self.patch, self.context, self.groups = heads, patch, context, groups
         time = 4 * widths[0]
         self.time = nn.Sequential(nn.Linear(widths[0], time), nn.SiLU(), nn.Linear(time, time))
         self.classes = nn.Embedding(classes, time) if classes else None
         self.conv_in = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
 
+        def attend(width: int) -> nn.Module:
+            if context:
+                return SpatialTransformer(width, heads, context, groups)
+            return SelfAttention2d(width, heads, groups)
+
         def level(shapes: list[tuple[int, int]], which: int, resize: nn.Module | None) -> Level:
-            blocks = [TimedResBlock(before, after, time) for before, after in shapes]
-            attend = which in attention
-            return Level(blocks, [SelfAttention2d(after, heads) for _, after in shapes] if attend else [], resize)
+            blocks = [TimedResBlock(before, after, time, groups) for before, after in shapes]
+            return Level(blocks, [attend(after) for _, after in shapes] if which in attention else [], resize)
 
         # Down: remember what each block and each halving gave
         self.down = nn.ModuleList()
@@ -121,8 +139,8 @@ class UNet(nn.Module):
             self.down.append(level(shapes, which, halve))
             skips += [width] * (depth + (halve is not None))
             now = width
-        middle = [SelfAttention2d(now, heads)] if attention else []
-        self.middle = Level([TimedResBlock(now, now, time) for _ in range(2)], middle, None)
+        middle = [attend(now)] if attention or context else []
+        self.middle = Level([TimedResBlock(now, now, time, groups) for _ in range(2)], middle, None)
         # Up: each block takes one memory back, the last one first
         self.up = nn.ModuleList()
         for which, width in reversed(list(enumerate(widths))):
@@ -131,38 +149,49 @@ class UNet(nn.Module):
                 shapes.append((now + skips.pop(), width))
                 now = width
             self.up.append(level(shapes, which, Upsample(width) if which > 0 else None))
-        self.norm_out, self.conv_out = norm(now), zeroed(nn.Conv2d(now, channels * patch**2, 3, padding=1))
+        self.norm_out = norm(now, groups)
+        self.conv_out = zeroed(nn.Conv2d(now, self.out_channels * patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """The noise in x.
 
         Raises:
-            UserError: a size that cannot be halved often enough, or a class where there should be none or the reverse.
+            UserError: a size that cannot be halved often enough, or a condition that is missing, of another shape, or
+                given where there should be none.
         """
-        unit = self.patch * 2**self.halvings
-        if any(side % unit for side in x.shape[2:]):
-            raise UserError(f"height and width must be multiples of {unit}, not {tuple(x.shape[2:])}")
-        if (cond is None) != (self.classes is None):
-            raise UserError("this U-Net needs a class" if cond is None else "this U-Net was built without classes")
-        time = self.time(sinusoids(t, self.width).to(x.dtype))  # (B, 4 width)
-        if cond is not None:
+        self._check(x, cond)
+        time = self.time(sinusoids(t, self.widths[0]).to(x.dtype))  # (B, 4 width)
+        if self.classes is not None:
             time = time + self.classes(cond)
         h = self.conv_in(functional.pixel_unshuffle(x, self.patch))  # (B, width, H / patch, W / patch)
         skips = [h]
         for level in self.down:
             for index, block in enumerate(level.blocks):
                 h = block(h, time)
-                h = level.attentions[index](h) if level.attentions else h
+                h = level.attentions[index](h, cond) if level.attentions else h
                 skips.append(h)
             if level.resize is not None:
                 h = level.resize(h)
                 skips.append(h)
         h = self.middle.blocks[0](h, time)
-        h = self.middle.attentions[0](h) if self.middle.attentions else h
+        h = self.middle.attentions[0](h, cond) if self.middle.attentions else h
         h = self.middle.blocks[1](h, time)
         for level in self.up:
             for index, block in enumerate(level.blocks):
                 h = block(torch.cat([h, skips.pop()], 1), time)
-                h = level.attentions[index](h) if level.attentions else h
+                h = level.attentions[index](h, cond) if level.attentions else h
             h = level.resize(h) if level.resize is not None else h
         return functional.pixel_shuffle(self.conv_out(functional.silu(self.norm_out(h))), self.patch)
+
+    def _check(self, x: Tensor, cond: Tensor | None) -> None:
+        unit = self.patch * 2**self.halvings
+        if any(side % unit for side in x.shape[2:]):
+            raise UserError(f"height and width must be multiples of {unit}, not {tuple(x.shape[2:])}")
+        if self.context:
+            shape = tuple(cond.shape) if isinstance(cond, Tensor) else ()
+            if len(shape) != 3 or (shape[0], shape[2]) != (len(x), self.context):
+                wanted = f"({len(x)}, M, {self.context}), M tokens a picture"
+                raise UserError(f"this U-Net needs a condition {wanted}, not {shape or type(cond).__name__}")
+        elif (cond is None) != (self.classes is None):
+            without = "this U-Net was built without classes or context: it takes no condition"
+            raise UserError("this U-Net needs a class" if cond is None else without)

@@ -94,19 +94,21 @@ class Stored(DataSet):
     def batch(self, indices: Iterable[int]) -> dict:
         """Rows by number."""
         rows = torch.from_numpy(self.numbers(indices))
-        return {key: value[rows].long() for key, value in self.tensors.items()}
+        return {key: value[rows].float() if value.is_floating_point() else value[rows].long()
+                for key, value in self.tensors.items()}  # fmt: skip
 
 
 def stored(source: DataSet, count: int, columns: Mapping[str, object]) -> Stored:
     """Compute what is wanted of the first ``count`` items once, and keep it.
 
     source: the pictures. count: how many, at most len(source). columns: name -> function of a batch of the source that
-    gives whole numbers (B, ...); they are kept as 16 bits each.
+    gives numbers (B, ...), whole or not; they are kept as 16 bits each.
     """
     count = check_count(source.name, count, len(source), len(source))
     parts: dict[str, list[Tensor]] = {name: [] for name in columns}
     for start in range(0, count, BATCH):
         batch = source.batch(range(start, min(start + BATCH, count)))
         for name, column in columns.items():
-            parts[name].append(column(batch).to(torch.int16))
+            value = column(batch)
+            parts[name].append(value.to(torch.float16 if value.is_floating_point() else torch.int16))
     return Stored(source, {name: torch.cat(part) for name, part in parts.items()})

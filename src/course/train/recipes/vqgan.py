@@ -36,7 +36,7 @@ PROFILES = {
     "quick": Settings(steps=100, batch=16),
     "full": Settings(entries=512, halvings=3, depth=2, steps=6000, batch=32, ema=0.998, lr=1e-3),
 }
-PENALISED = 4  # the penalty is costly and changes slowly: every fourth update suffices (Karras et al. 2020, appendix B)
+PENALISED = 4  # each fourth update suffices: the penalty is costly and changes slowly (Karras et al. 2020, section 3.1)
 
 
 def model(settings: Settings) -> Autoencoder:

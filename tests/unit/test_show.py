@@ -179,6 +179,19 @@ def test_large_figures_are_stored_with_fewer_colours():
     assert Image.open(io.BytesIO(shown.data)).mode == "P"
 
 
+def test_fewer_colours_are_near_the_true_ones_and_leave_the_page_s_colour_alone():
+    sheet = np.full((200, 300, 3), (250, 248, 243), np.uint8)
+    faint = np.random.default_rng(0).integers(-3, 4, (80, 120, 3))
+    sheet[20:100, 20:140], sheet[110:190, 20:140] = (200, 30, 90) + faint, (20, 160, 255) + np.minimum(faint, 0)
+    exact = io.BytesIO()
+    Image.fromarray(sheet).save(exact, "PNG")
+    small = picture._fewer_colours(exact.getvalue())
+    made = np.asarray(Image.open(io.BytesIO(small)).convert("RGB")).astype(int)
+    assert len(small) < len(exact.getvalue()) / 2
+    assert np.abs(made - sheet).max() <= 4  # half a step of 8
+    assert (made[:20] == sheet[:20]).all()
+
+
 def test_pyplot_figures_are_not_shown_twice(displayed):
     import matplotlib
 

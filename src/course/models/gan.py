@@ -58,7 +58,7 @@ def slope_penalty(discriminator: nn.Module, real: Tensor) -> Tensor:
         A scalar with a graph to the discriminator's parameters: the mean over the pictures.
     """
     with torch.autocast(real.device.type, enabled=False):  # eight bits are too few for a gradient's gradient
-        x = real.float().requires_grad_(True)
+        x = real.detach().float().clone().requires_grad_(True)
         verdicts = discriminator(x).mean((1, 2, 3)).sum()
         return torch.autograd.grad(verdicts, x, create_graph=True)[0].square().sum((1, 2, 3)).mean()
 

@@ -223,7 +223,7 @@ def slide(
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Draw a map of codes larger than the GPT has ever seen, by a sliding window (Esser et al. 2021, section 3.3).
+    """Draw a map of codes larger than the GPT has ever seen, by a sliding window (Esser et al. 2021, section 3.2).
 
     Each code is drawn with the window around it as its world: whatever lies outside is as if it were not there.  This
     is justified where what a code should be depends on its surroundings and the condition alone, not on where it is.

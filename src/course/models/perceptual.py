@@ -36,7 +36,7 @@ class Perceptual(nn.Module):
             if self.weights is None:
                 each = squared.mean(1)
             else:
-                each = (squared * self.weights[stage].view(1, -1, 1, 1)).sum(1)
+                each = (squared * self.weights[stage].to(y.device).view(1, -1, 1, 1)).sum(1)
             distance = distance + each.mean((1, 2))
         return distance
 

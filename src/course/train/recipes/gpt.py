@@ -61,7 +61,7 @@ PROFILES = {
 def class_tokens(dataset: str, label: Tensor) -> Tensor:
     """Classes (B,) as prefix tokens (B, P), counted from 0: one token; of shapes one for the kind, one for the colour.
 
-    A token for each of 48 pairs would be seen eight times more rarely than one for each of six kinds.
+    A token for each of the 42 pairs shown would be seen seven times more rarely than one for each of six kinds.
     """
     if dataset != "shapes":
         return label[:, None]

@@ -35,8 +35,8 @@ class Settings:
     latents: str = "kl"  # the autoencoder: shipped weights, a result file of `course train kl`, or "pixels"
     condition: str = choice(TEXT, TEXT, LOW, MAP, HOLE)
     size: int = number(64, 16, 128)
-    widths: tuple[int, ...] = number((128, 256), 8, 1024)
-    depth: int = number(2, 1, 8)
+    widths: tuple[int, ...] = number((64, 128), 8, 1024)
+    depth: int = number(1, 1, 8)
     patch: int = number(1, 1, 8)
     heads: int = number(4, 1, 64)
     groups: int = number(8, 1, 32)
@@ -56,7 +56,7 @@ class Settings:
 PROFILES = {
     "smoke": Settings(latents="pixels", size=16, widths=(16, 16), groups=2, text_width=16, steps=3, batch=8, count=48),
     "quick": Settings(count=3000, steps=200, batch=32),
-    "full": Settings(steps=40_000),
+    "full": Settings(steps=20_000),
 }
 
 FACTORS = ("kind", "colour", "size", "place")  # what a terse caption says

@@ -35,12 +35,13 @@ def test_every_parameter_of_the_smoke_profile_is_trained_and_its_batches_resume(
     next(first)
     later, resumed = next(first), next(second)
     assert all(torch.equal(later[key], resumed[key]) for key in later if isinstance(later[key], torch.Tensor))
+    reached = set()  # in some update: the VQGAN's encoder rests in the later ones
     for _ in fit(task.players, task.batches, settings.steps):
-        pass
+        reached |= {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     still = [n for (n, p), old in zip(model.named_parameters(), before) if torch.equal(p, old)]
     assert still == []
     # weight decay alone moves a parameter too: it must also have been reached by a gradient
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    assert reached == {n for n, _ in model.named_parameters()}
 
 
 @pytest.mark.parametrize("name", recipes.names())

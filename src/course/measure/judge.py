@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,10 @@ def by_place(factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def agreement(
-    seen: Mapping[str, Tensor], wanted: Mapping[str, Tensor], size: tuple[int, int]
+    seen: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    size: tuple[int, int],
+    said: Sequence[str] = ("place", *FACTORS, "ground"),
 ) -> dict[str, float]:
     """Share of scenes in which the judge's reading agrees with what was asked for, factor by factor.
 
@@ -58,16 +61,17 @@ def agreement(
         seen: from :func:`read`.
         wanted: from :func:`by_place`.
         size: height and width of the pictures, to measure distances in pixels.
+        said: what has to be right for "everything", such as the words of a short caption.
 
     Returns:
         place: the right places hold shapes; kind, colour, size, style: all of them right; ground; position: every
-        centre within one pixel; everything: all of these words right together (position left out).
+        centre within one pixel; everything: all that is said right together (position left out).
     """
     shapes = wanted["kind"] >= 0
     right = {"place": ((seen["kind"] >= 0) == shapes).all(1)}
     right |= {name: ((seen[name] == wanted[name]) | ~shapes).all(1) for name in FACTORS}
     right["ground"] = seen["ground"] == wanted["ground"]
-    right["everything"] = torch.stack(list(right.values())).all(0)
+    right["everything"] = torch.stack([right[name] for name in said]).all(0)
     far = torch.hypot((seen["x"] - wanted["x"]) * size[1], (seen["y"] - wanted["y"]) * size[0]) > 1
     right["position"] = ~(far & shapes).any(1)
     return {name: value.double().mean().item() for name, value in right.items()}

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from course import UserError, data, measure
-from course.data.captions import KINDS
 from course.data.tokens import LENGTH, TOKENS, tokenize
 from course.diffusion import schedule as schedules
 from course.diffusion.guidance import Guided
@@ -24,6 +23,7 @@ from course.models.unet import UNet
 from course.train.codes import stored
 from course.train.fit import Player
 from course.train.latents import LatentSpace, latent_space
+from course.train.recipes.vqvae import LABELS
 from course.train.settings import Task, choice, number
 
 TEXT, LOW, MAP, HOLE = "text", "low", "map", "hole"  # the conditions
@@ -104,19 +104,21 @@ def beside(condition: str, space: LatentSpace, batch: dict) -> Tensor:
         return functional.pixel_unshuffle(batch["low"], space.f // SHRUNK)
     if condition == MAP:
         small = batch["mask"][:, FINE // 2 :: FINE, FINE // 2 :: FINE]
-        layers = functional.one_hot(small, 1 + len(KINDS)).movedim(-1, 1).float()
+        layers = functional.one_hot(small, LABELS).movedim(-1, 1).float()
         return functional.pixel_unshuffle(layers, space.f // FINE)
     known = space.encode(batch["image"] * (1 - batch["hole"]))  # the hole is grey
     return torch.cat([known, functional.max_pool2d(batch["hole"], space.f)], 1)
 
 
-def _condition(settings: Settings, space: LatentSpace, batch: dict) -> Tensor:
+def _condition(settings: Settings, space: LatentSpace, generator: torch.Generator, batch: dict) -> Tensor:
     """What the model is told of a batch of the data: tokens (B, M), or a picture on the latents' grid."""
     if settings.condition == TEXT:
         return tokenize(batch["caption"])
-    generator = torch.Generator().manual_seed(int(batch["image"].double().sum().item() * 1e3) % 2**31)
-    extra = {"low": low(batch["image"]), "hole": holes(batch["image"], generator)}
-    return beside(settings.condition, space, batch | extra)
+    if settings.condition == LOW:
+        batch = batch | {"low": low(batch["image"])}
+    if settings.condition == HOLE:
+        batch = batch | {"hole": holes(batch["image"], generator)}
+    return beside(settings.condition, space, batch)
 
 
 def model(settings: Settings) -> nn.Module:
@@ -138,7 +140,7 @@ def model(settings: Settings) -> nn.Module:
     if space.f < SHRUNK or space.f % SHRUNK:
         raise UserError(f"condition={settings.condition} needs latents with f = 4 or 8, not {space.f}")
     few = sources(settings, "test")[0].batch([0, 1])
-    return Concatenated(unet(space.channels + _condition(settings, space, few).shape[1]))
+    return Concatenated(unet(space.channels + _condition(settings, space, torch.Generator(), few).shape[1]))
 
 
 def schedule(settings: Settings) -> schedules.Schedule:
@@ -155,7 +157,8 @@ def build(settings: Settings, model_: nn.Module | None = None) -> Task:
     network = model(settings) if model_ is None else model_
     space, table = latent_space(settings.latents), schedule(settings)
     sets = sources(settings, "train")
-    columns = {"z": lambda batch: space.encode(batch["image"]), "cond": partial(_condition, settings, space)}
+    told = partial(_condition, settings, space, torch.Generator().manual_seed(settings.seed))
+    columns = {"z": lambda batch: space.encode(batch["image"]), "cond": told}
     kept = [stored(one, -(-settings.count // len(sets)), columns) for one in sets]
     null = tokenize([""])
 
@@ -195,14 +198,12 @@ def draw(
     scale: float = 3.0,
     steps: int = 20,
     seed: int = 0,
-    eta: float = 0.0,
 ) -> Tensor:
     """Pictures (N, 3, H, W) in [-1, 1], one for each caption, or for each picture on the latents' grid.
 
     Args:
         scale: of the guidance; only captions are guided.
-        steps: of the sampler.
-        eta: 0 for DDIM, 1 for DDPM.
+        steps: of the sampler, DDIM.
     """
     space, table = latent_space(settings.latents), schedule(settings)
     generator, made = torch.Generator().manual_seed(seed), []
@@ -216,12 +217,12 @@ def draw(
         else:
             predictor = denoiser(settings, model)
         times = path(settings.T, steps)
-        z = last(sample(table, predictor, z, steps, cond=part, eta=eta, generator=generator, path=times))
+        z = last(sample(table, predictor, z, steps, cond=part, path=times))
         made.append(space.decode(z))
     return torch.cat(made)
 
 
-def obeyed(images: Tensor, factors: dict[str, Tensor], names: Sequence[str] = FACTORS) -> dict[str, float]:
+def obeyed(images: Tensor, factors: dict[str, Tensor]) -> dict[str, float]:
     """Shares of pictures in which the judge sees what the caption says, factor by factor and all together.
 
     images: (B, 3, H, W). factors: of the scenes that the captions describe.
@@ -229,11 +230,8 @@ def obeyed(images: Tensor, factors: dict[str, Tensor], names: Sequence[str] = FA
     from course.train import weights
 
     seen, wanted = measure.read(weights.load("judge_shapes"), images), measure.by_place(factors)
-    shapes = wanted["kind"] >= 0
-    right = {"place": ((seen["kind"] >= 0) == shapes).all(1)}
-    right |= {name: ((seen[name] == wanted[name]) | ~shapes).all(1) for name in names if name != "place"}
-    right["everything"] = torch.stack(list(right.values())).all(0)
-    return {f"right_{name}": value.double().mean().item() for name, value in right.items()}
+    found = measure.agreement(seen, wanted, images.shape[2:], FACTORS)
+    return {f"right_{name}": found[name] for name in (*FACTORS, "everything")}
 
 
 @torch.no_grad()
@@ -246,7 +244,8 @@ def metrics(settings: Settings, model: nn.Module, count: int = 500) -> dict[str,
     batch = test.batch(range(count))
     cond = batch["caption"]
     if settings.condition != TEXT:
-        cond = _condition(settings, latent_space(settings.latents), batch)
+        generator = torch.Generator().manual_seed(settings.seed)
+        cond = _condition(settings, latent_space(settings.latents), generator, batch)
     fake = draw(settings, model, cond, seed=settings.seed)
     precision, recall = measure.precision_recall(batch["image"], fake, "shapes")
     found = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from course import UserError
+from course.export.names import rename
 from course.models.autoencoder import Gaussian
 from course.models.kl import KLDecoder, KLEncoder
 from course.models.layers import ResBlock
@@ -75,11 +76,8 @@ def autoencoder(model: nn.Module, scale: float, sample_size: int) -> Autoencoder
 
 def renamed(model: nn.Module) -> dict[str, Tensor]:
     """The model's tensors under Diffusers' names."""
-    tensors = {}
-    for key, value in model.state_dict().items():
-        for pattern, name in _NAMES:
-            key = re.sub(pattern, name, key)
-        tensors[key] = value
+    tensors = rename(model.state_dict(), _NAMES)
+    for key, value in list(tensors.items()):
         if re.search(r"\.to_[qkv]\.weight$", key):  # theirs have biases, ours have none
             tensors[key.replace("weight", "bias")] = value.new_zeros(len(value))
     return tensors

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from course.data.tokens import IDS, LENGTH, MERGES
+from course.export.names import rename
 from course.models.text import TextEncoder
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ def text_encoder(model: TextEncoder) -> CLIPTextModel:
 def renamed(model: TextEncoder) -> dict[str, Tensor]:
     """The model's tensors under the names of transformers."""
     tensors = {}
-    for key, value in model.state_dict().items():
-        for pattern, name in _NAMES:
-            key = re.sub(pattern, name, key)
+    for key, value in rename(model.state_dict(), _NAMES).items():
         if ".qkv." in key:  # one layer here, three there
             tensors |= {key.replace("qkv", f"{part}_proj"): third for part, third in zip("qkv", value.chunk(3))}
         else:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from course import UserError
+from course.export.names import rename
 from course.models.unet import UNet
 
 if TYPE_CHECKING:
@@ -78,9 +78,4 @@ def unet(model: UNet, sample_size: int) -> UNet2DConditionModel:
 
 def renamed(model: UNet) -> dict[str, Tensor]:
     """The model's tensors under Diffusers' names."""
-    tensors = {}
-    for key, value in model.state_dict().items():
-        for pattern, name in _NAMES:
-            key = re.sub(pattern, name, key)
-        tensors[key] = value
-    return tensors
+    return rename(model.state_dict(), _NAMES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from course import UserError
 from course.data.base import DataSet, check_count
 from course.models.autoencoder import Autoencoder
 from course.models.quantise import GreyLevels
-from course.train import checkpoint, weights
+from course.train import weights
 from course.train.recipes import vqvae
 from course.train.settings import restored
 
@@ -68,8 +67,7 @@ def stage_one(name: str) -> StageOne:
     if name == "pixels":
         model = Autoencoder(nn.Identity(), GreyLevels(16), nn.Identity())
         return StageOne(model, vqvae.Settings(entries=16, halvings=0), (28, 28))
-    path = Path(name) if name.endswith(".safetensors") else weights.folder() / f"{name}.safetensors"
-    meta = weights.info(path.stem) if path.parent == weights.folder() else checkpoint.describe(path)
+    path, meta = weights.locate(name)
     if meta.get("recipe") not in ("vqvae", "vqgan"):
         raise UserError(f"{name} has no codebook: it was made by the recipe {meta.get('recipe')!r}, not vqvae or vqgan")
     from course.train import recipes

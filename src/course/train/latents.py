@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from course import UserError
 from course.models.autoencoder import Autoencoder, Point
-from course.train import checkpoint, weights
+from course.train import weights
 
 BATCH = 250  # pictures at once
 
@@ -59,8 +58,7 @@ def latent_space(name: str) -> LatentSpace:
     """
     if name == "pixels":
         return LatentSpace(Autoencoder(nn.Identity(), Point(), nn.Identity()), 1, 1.0, 3)
-    path = Path(name) if name.endswith(".safetensors") else weights.folder() / f"{name}.safetensors"
-    meta = weights.info(path.stem) if path.parent == weights.folder() else checkpoint.describe(path)
+    path, meta = weights.locate(name)
     if meta.get("recipe") != "kl":
         raise UserError(f"{name} has no latents: it was made by the recipe {meta.get('recipe')!r}, not kl")
     settings = meta["settings"]

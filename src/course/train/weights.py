@@ -32,6 +32,12 @@ def info(name: str) -> dict[str, Any]:
     return checkpoint.describe(_path(name))
 
 
+def locate(name: str) -> tuple[Path, dict[str, Any]]:
+    """Where a result is, and where it comes from: shipped weights by name, or a file of ``course train`` by path."""
+    path = Path(name) if name.endswith(".safetensors") else folder() / f"{name}.safetensors"
+    return path, info(path.stem) if path.parent == folder() else checkpoint.describe(path)
+
+
 def settings(name: str) -> Any:
     """The settings that a shipped model was made with, as its recipe's dataclass."""
     meta = info(name)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from course import data, measure
+from course import data
 from course.models.autoencoder import Autoencoder, Gaussian
 from course.models.kl import kl_autoencoder
 from course.models.quantise import VectorQuantiser
-from course.train.fit import Player
+from course.train.recipes.vqvae import fidelity, player
 from course.train.settings import Task, choice, number
 
 
@@ -89,16 +89,7 @@ def batches(settings: Settings, start: int) -> Iterator[dict]:
 
 def build(settings: Settings, model_: Autoencoder | None = None) -> Task:
     network = model(settings) if model_ is None else model_
-    player = Player(
-        "autoencoder",
-        network,
-        partial(loss, settings, network),
-        lr=settings.lr,
-        ema=settings.ema,
-        warmup=min(100, settings.steps // 5),
-        decay=True,
-    )
-    return Task([player], partial(batches, settings), partial(metrics, settings))
+    return Task([player(settings, network, loss)], partial(batches, settings), partial(metrics, settings))
 
 
 @torch.no_grad()
@@ -108,16 +99,8 @@ def metrics(settings: Settings, model: Autoencoder, count: int = 2000) -> dict[s
     count = min(count, len(test_set) // 2)
     x, other = (test_set.batch(range(first, first + count))["image"] for first in (0, count))
     decoded = torch.cat([model(part)[0] for part in x.split(250)])
-    judge = "shapes" if test_set.channels == 3 else "glyphs"
     mean, std = latent_moments(settings, model)
-    return {
-        "psnr": measure.psnr(x, decoded),
-        "frechet_reconstruction": measure.frechet(other, decoded.clamp(-1, 1), judge),
-        "frechet_floor": measure.floor(other, load(settings, "train")[0], judge),
-        "sharpness": measure.sharpness(x, decoded),
-        "latent_mean": mean,
-        "latent_std": std,
-    }
+    return fidelity(x, decoded, other, load(settings, "train")[0]) | {"latent_mean": mean, "latent_std": std}
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -111,7 +111,12 @@ def batches(settings: Settings, start: int) -> Iterator[dict]:
 
 def build(settings: Settings, model_: Autoencoder | None = None) -> Task:
     network = model(settings) if model_ is None else model_
-    player = Player(
+    return Task([player(settings, network, loss)], partial(batches, settings), partial(metrics, settings))
+
+
+def player(settings: Settings, network: Autoencoder, loss: Callable) -> Player:
+    """An autoencoder that learns from loss(settings, network, batch)."""
+    return Player(
         "autoencoder",
         network,
         partial(loss, settings, network),
@@ -120,7 +125,6 @@ def build(settings: Settings, model_: Autoencoder | None = None) -> Task:
         warmup=min(100, settings.steps // 5),
         decay=True,
     )
-    return Task([player], partial(batches, settings), partial(metrics, settings))
 
 
 @torch.no_grad()
@@ -142,11 +146,16 @@ def metrics(settings: Settings, model: Autoencoder, count: int = 2000) -> dict[s
         right = (maps == batch["mask"]).double().mean().item()
         return found | {"pixels": right, "iou": measure.iou(maps, batch["mask"])}
     x, other = batch["image"], test_set.batch(range(count, 2 * count))["image"]
-    judge = "shapes" if test_set.channels == 3 else "glyphs"
-    return found | {
+    return found | fidelity(x, decoded, other, load(settings, "train")[0])
+
+
+def fidelity(x: Tensor, decoded: Tensor, other: Tensor, train_set: data.DataSet) -> dict[str, float]:
+    """How near reconstructions are to their originals x, and as a set to other real pictures."""
+    judge = "shapes" if train_set.channels == 3 else "glyphs"
+    return {
         "psnr": measure.psnr(x, decoded),
         "frechet_reconstruction": measure.frechet(other, decoded.clamp(-1, 1), judge),
-        "frechet_floor": measure.floor(other, load(settings, "train")[0], judge),
+        "frechet_floor": measure.floor(other, train_set, judge),
         "sharpness": measure.sharpness(x, decoded),
     }
 

@@ -47,7 +47,7 @@ class Settings:
     count: int = number(60_000, 8, 1_000_000)  # training pictures, encoded once
     ema: float = number(0.9995, 0.0, 0.99999)
     steps: int = number(500, 1, 10_000_000)
-    batch: int = number(128, 1, 65536)
+    batch: int = number(64, 1, 65536)
     lr: float = number(1e-3, 1e-8, 1.0)
     precision: str = choice("bf16", "no", "bf16")
     seed: int = number(0, 0, 2**31)

@@ -72,10 +72,17 @@ def test_the_nucleus_is_that_of_each_row():
     assert choose(logits, top_p=0.9).view(500, 2).unique(dim=0).tolist() == [[0, 3]]
 
 
-def test_ties_at_the_border_of_top_k_all_stay():
-    """None of them is likelier than another, so none is preferred for its number."""
-    drawn = choose(torch.tensor([3.0, 1, 1, 1, 0]).expand(3000, -1), top_k=2)
-    assert set(drawn.tolist()) == {0, 1, 2, 3}
+@pytest.mark.parametrize(
+    "top_k, kept", [(1, {0}), (2, {0, 2}), (3, {0, 2, 3}), (4, {0, 2, 3, 5}), (5, {0, 1, 2, 3, 5})]
+)
+def test_of_equals_at_the_border_of_top_k_the_first_ones_stay(top_k, kept):
+    drawn = choose(torch.tensor([3.0, 0, 1, 1, -1, 1]).expand(3000, -1), top_k=top_k)
+    assert set(drawn.tolist()) == kept  # the rarest, 1 in 30, cannot be missing in 3,000 draws
+
+
+def test_of_many_equals_top_k_keeps_the_first_ones():
+    """As many as in a codebook: sorting algorithms differ with the length, and some shuffle equals."""
+    assert choose(torch.zeros(2000, 512), top_k=10).unique().tolist() == list(range(10))
 
 
 def test_of_equal_probabilities_the_nucleus_takes_as_few_as_are_needed():
@@ -91,6 +98,24 @@ def test_the_likeliest_always_stays(top_p):
 
 def test_near_zero_temperature_takes_the_likeliest():
     assert set(choose(torch.tensor(LOGITS).expand(200, -1), temperature=1e-6).tolist()) == {1}
+
+
+@pytest.mark.parametrize("temperature", [1e-20, 1e-39, 5e-324])
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.9}])
+def test_the_smallest_temperatures_take_the_likeliest(temperature, options):
+    """The last two are zero or nearly so in float32, whose largest number is 3.4e38."""
+    for scale in (1.0, 1e4, -1e4):
+        logits = scale * torch.tensor(LOGITS).expand(50, -1)
+        assert torch.equal(choose(logits, temperature=temperature, **options), logits.argmax(-1))
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.9}])
+def test_one_row_and_no_row(options):
+    row = torch.tensor(LOGITS)
+    drawn = choose(row, **options, generator=torch.Generator().manual_seed(0))
+    assert drawn.shape == () and drawn.dtype == torch.int64
+    assert drawn == choose(row[None], **options, generator=torch.Generator().manual_seed(0))[0]
+    assert choose(row.expand(0, -1), **options).shape == (0,)
 
 
 def test_low_precision_logits_and_seeds():

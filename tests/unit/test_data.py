@@ -203,3 +203,12 @@ def test_sets_take_turns_and_a_resumed_walk_goes_on_where_it_stopped():
             assert torch.equal(one["image"], other["image"])
     alone = data.batches(sets[1], 8, seed=3 + 1)
     assert all(torch.equal(next(alone)["image"], batch["image"]) for batch in straight[1::3])
+
+
+def test_wrong_turns_are_refused_at_the_call():
+    sets = [data.load("glyphs", count=20, size=8)] * 2
+    for start in (-1, -5, 1.5):
+        with pytest.raises(UserError, match=f"start must be a whole number, 0 or more, got {start}$"):
+            data.in_turn(sets, 4, start=start)
+    with pytest.raises(UserError, match="at least one data set"):
+        data.in_turn([], 4)

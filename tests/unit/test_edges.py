@@ -153,3 +153,10 @@ def test_maps_without_anything_are_refused():
     empty = torch.zeros(2, 4, 4, dtype=torch.int64)
     refused("something on its ground", measure.iou, empty + 1, empty)
     refused("maps of one shape", measure.iou, empty, empty[:1])
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_maps_of_fractions_are_refused(which):
+    maps = [torch.ones(2, 4, 4, dtype=torch.int64)] * 2
+    maps[which] = maps[which] / 2  # as interpolation leaves them
+    refused("maps of whole numbers, got torch.*float32", measure.iou, *maps)

@@ -160,6 +160,13 @@ def test_verdicts_of_any_size_and_number_of_channels():
     assert PatchDiscriminator(3, 8)(torch.zeros(2, 3, 32, 64)).shape == (2, 1, 6, 14)
 
 
+@pytest.mark.parametrize("halvings", [0, -1])
+def test_a_discriminator_without_halvings_is_refused(halvings):
+    with pytest.raises(UserError, match=f"at least once, not {halvings} times") as error:
+        PatchDiscriminator(halvings=halvings)
+    assert "\n" not in str(error.value)
+
+
 # Perceptual distance
 
 

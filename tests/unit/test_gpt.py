@@ -202,6 +202,20 @@ def test_a_code_depends_on_its_window_and_on_nothing_else(window, stride):
     assert matters > len(plain) / 3
 
 
+def test_no_gradient_is_kept_of_conditions():
+    """They may come from a network; the caller's own gradients stay on between the draws."""
+    seen = []
+    condition = lambda top, left: seen.append(torch.is_grad_enabled()) or constant()(top, left)
+    for _ in slide(generic(), condition, (2, 3), (2, 2)):
+        assert torch.is_grad_enabled()
+    assert len(seen) >= 6 and not any(seen)
+
+
+def test_a_window_may_fill_all_positions():
+    states = list(slide(generic(length=12), constant(), (3, 6), (3, 4)))  # the twelfth code is drawn, never read
+    assert len(states) == 18 and states[-1][2].min() >= 0
+
+
 def test_each_code_is_that_of_plain_drawing_in_its_window():
     gpt = generic()
     for number, (top, left, codes) in enumerate(slide(gpt, by_place, (5, 7), (3, 3), top_k=1)):
@@ -231,14 +245,16 @@ def refused(message, call):
         ((torch.tensor([[12]]), 3), {}, r"0 \.\. 11, not 12 \.\. 12"),
         ((torch.tensor([[-1]]), 3), {}, r"0 \.\. 11, not -1 \.\. -1"),
         ((torch.zeros(1, 1), 3), {}, "whole numbers"),
+        ((prefix(2), 0), {}, "at least 1 code to draw, not 0"),
+        ((prefix(2), -3), {}, "at least 1 code to draw, not -3"),
         ((prefix(1), 3), {"temperature": 0.0}, "temperature must be above 0"),
         ((prefix(1), 3), {"top_k": 0}, "top_k must be at least 1"),
         ((prefix(1), 3), {"top_p": 0.0}, "top_p must lie in"),
     ],
 )
 @pytest.mark.parametrize("cached", [True, False])
-def test_wrong_drawing(arguments, options, message, cached):
-    refused(message, lambda: next(generate(generic(), *arguments, cached=cached, **options)))
+def test_wrong_drawing_is_refused_at_the_call(arguments, options, message, cached):
+    refused(message, lambda: generate(generic(), *arguments, cached=cached, **options))
 
 
 @pytest.mark.parametrize(
@@ -249,12 +265,20 @@ def test_wrong_drawing(arguments, options, message, cached):
         ((8, 7), (4, 4), {"stride": 2}, "at multiples of 2 do not cover a map of 8x7"),
         ((8, 8), (4, 4), {"stride": 0}, "at multiples of 0 do not cover"),
         ((8, 8), (2, 2), {"stride": 3}, "at multiples of 3 do not cover"),  # two columns would be in no window
-        ((8, 8), (7, 7), {}, "more than this GPT's 40 positions"),
+        ((8, 8), (7, 7), {}, r"1 \+ 49 codes are more than this GPT's 40 positions"),  # the forty-first draw's
+        ((8, 8), (6, 7), {}, r"1 \+ 42 codes"),
         ((4, 4), (4, 4), {"top_p": 2.0}, "top_p must lie in"),
     ],
 )
-def test_wrong_sliding(size, window, options, message):
-    refused(message, lambda: list(slide(generic(), constant(), size, window, **options)))
+def test_wrong_sliding_is_refused_at_the_call(size, window, options, message):
+    refused(message, lambda: slide(generic(), constant(), size, window, **options))
+
+
+@pytest.mark.parametrize(
+    "start, message", [(prefix(0), "prefix is empty"), (torch.tensor([[12]]), r"0 \.\. 11, not 12 \.\. 12")]
+)
+def test_a_wrong_condition_of_a_window_is_refused_at_the_call(start, message):
+    refused(message, lambda: slide(generic(), lambda top, left: start, (4, 4), (4, 4)))
 
 
 def test_wrong_sequences_and_sizes():
@@ -266,3 +290,12 @@ def test_wrong_sequences_and_sizes():
     refused("41 is longer than the 40", lambda: gpt(prefix(2), cache))
     refused("16 channels do not divide by 3 heads", lambda: GPT(9, 3, 40, 16, 2, heads=3))
     refused("do not divide by 0 heads", lambda: GPT(9, 3, 40, 16, 2, heads=0))
+
+
+@pytest.mark.parametrize("length, width, allowed", [(17, 16, True), (16, 16, True), (18, 16, False), (17, 8, False)])
+def test_places_must_be_as_many_and_as_wide_as_the_positions(length, width, allowed):
+    make = lambda: GPT(ENTRIES, OTHERS, length, width, 1, 2, places=GridPlaces(16, (1, 1), (4, 4)))
+    if allowed:
+        make()
+    else:
+        refused(f"at least {length} vectors of {width} numbers, not 17 of 16", make)

@@ -356,6 +356,12 @@ def test_milliseconds_per_image(monkeypatch):
     assert calls == [5] * 4
 
 
+@pytest.mark.parametrize("count, repeats", [(0, 5), (-2, 5), (3, 0)])
+def test_nothing_cannot_be_timed(count, repeats):
+    with pytest.raises(UserError, match=f"must be at least 1, not {count} and {repeats}$"):
+        milliseconds_per_image(torch.zeros, count, repeats=repeats)
+
+
 def test_the_functions_stand_before_their_files():
     import course.measure.frechet  # noqa: F401  would put the module in the function's place if it came late
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from course import UserError
+from course.models.attention import SelfAttention2d
 from course.models.autoencoder import (
     Gaussian,
     Point,
@@ -119,6 +120,16 @@ def test_the_linear_autoencoder_is_affine_and_starts_at_the_mean():
 def test_a_residual_block_starts_as_the_identity():
     x = torch.randn(2, 16, 5, 5)
     assert torch.equal(ResBlock(16)(x), x)
+
+
+@pytest.mark.parametrize("eps", [1e-5, 1e-6, 0.25])
+def test_attention_over_a_map_adds_the_eps_asked_for_to_the_variance(eps):
+    """A map of -0.5 and 0.5 has the variance 0.25: with an eps of as much it is divided by the root of a half."""
+    attention = SelfAttention2d(16, 1, groups=2, eps=eps)
+    x = (torch.arange(16 * 4 * 4).view(1, 16, 4, 4) % 2).float() - 0.5
+    seen = attention.norm(x)
+    assert attention.norm.num_groups == 2 and torch.equal(attention(x), x)
+    assert torch.allclose(seen, x / (0.25 + eps) ** 0.5, rtol=1e-6)  # float32
 
 
 def test_coordinates_mean_the_same_place_at_every_resolution():

@@ -314,7 +314,7 @@ def test_wrong_codes(model):
 @pytest.mark.parametrize("incremental", [True, False])
 def test_a_class_that_is_missing_or_too_much(incremental):
     told, untold = PixelCNN(7, 8, 1, classes=3), PixelCNN(7, 8, 1)
-    draw = lambda model, label: lambda: next(generate(model, 1, (2, 2), label, incremental=incremental))
+    draw = lambda model, label: lambda: generate(model, 1, (2, 2), label, incremental=incremental)  # at the call
     refused("needs a class", draw(told, None))
     refused("was built without classes", draw(untold, torch.tensor([1])))
     codes = torch.zeros(1, 2, 2, dtype=torch.int64)
@@ -323,7 +323,22 @@ def test_a_class_that_is_missing_or_too_much(incremental):
 
 
 def test_the_blind_network_remembers_nothing():
-    refused("incremental", lambda: next(generate(BlindPixelCNN(7, 8, 1), 1, (2, 2))))
+    refused("incremental", lambda: generate(BlindPixelCNN(7, 8, 1), 1, (2, 2)))
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+@pytest.mark.parametrize("label, told", [([2], r"\(1,\)"), ([0, 1, 2], r"\(3,\)"), ([[0], [1]], r"\(2, 1\)")])
+def test_every_map_has_a_class_of_its_own(incremental, label, told):
+    """A single class would be spread over all maps in silence."""
+    model, label = PixelCNN(7, 8, 1, classes=3), torch.tensor(label)
+    message = f"2 maps need 2 classes, not a tensor {told}"
+    refused(message, lambda: generate(model, 2, (2, 2), label, incremental=incremental))
+
+
+@pytest.mark.parametrize("count, size", [(0, (2, 2)), (-1, (2, 2)), (3, (0, 2)), (3, (2, -1))])
+def test_no_maps_or_empty_ones(count, size):
+    message = f"1 map or more, each of 1x1 codes or more, not {count} of {size[0]}x{size[1]}"
+    refused(message, lambda: generate(PixelCNN(7, 8, 1), count, size))
 
 
 @pytest.mark.parametrize(
@@ -336,4 +351,4 @@ def test_the_blind_network_remembers_nothing():
     ],
 )
 def test_wrong_choices(options, message):
-    refused(message, lambda: next(generate(PixelCNN(7, 8, 1), 1, (2, 2), **options)))
+    refused(message, lambda: generate(PixelCNN(7, 8, 1), 1, (2, 2), **options))  # at the call

@@ -199,6 +199,11 @@ def test_grey_levels_are_codes_and_come_back():
 # What goes wrong
 
 
+@pytest.mark.parametrize("levels", [1, 0])
+def test_a_single_grey_level_has_no_place_between_black_and_white(levels):
+    refused(f"at least 2 levels, black and white, not {levels}", GreyLevels, levels)
+
+
 def test_wrong_codebooks():
     refused("at least 2 entries, not 1", VectorQuantiser, 1, 4)
     refused("by gradient or ema, not 'kmeans'", VectorQuantiser, 4, 4, "kmeans")

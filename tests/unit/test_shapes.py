@@ -437,6 +437,13 @@ def test_captions_say_what_is_there():
     )
 
 
+def test_a_detail_that_does_not_exist_is_refused():
+    """The terse caption was given for it."""
+    one = {name: [0] for name in ("kind", "colour", "size", "place", "style")} | {"ground": 0}
+    with pytest.raises(UserError, match="detail must be one of terse, detailed, got 'long'$"):
+        caption(one, "long")
+
+
 def test_captions_of_batches_follow_the_factors():
     batch = Shapes("test", shapes=(1, 2, 3)).batch(range(60))
     for i, text in enumerate(batch["caption"]):

@@ -99,6 +99,11 @@ def test_bad_captions_are_refused_in_one_line():
     for function, tokens in ((spell, torch.tensor([3, len(TOKENS)])), (decode, torch.tensor([[-1]]))):
         with pytest.raises(UserError, match=f"must lie in 0 .. {len(TOKENS) - 1}"):
             function(tokens)
+    captions = tokenize(["a red circle", "a blue star"])
+    with pytest.raises(UserError, match=r"spell takes one caption \(M,\), not \(2, 32\)$"):
+        spell(captions)
+    with pytest.raises(UserError, match=r"decode takes captions \(B, M\), not \(32,\)$"):
+        decode(captions[0])
 
 
 # The encoder

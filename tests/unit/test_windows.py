@@ -69,6 +69,17 @@ def test_what_does_not_fit_is_refused(wide, size):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("size", [(0, 8), (8, 0), (-3, 8)])
+def test_empty_windows_are_refused(wide, size):
+    with pytest.raises(UserError, match=f"at least 1x1 pixels, not {size[0]}x{size[1]}$"):
+        Windows(wide, size)
+
+
+def test_clips_have_no_windows():
+    with pytest.raises(UserError, match="shapes_video has none"):
+        Windows(data.load("shapes_video", size=16, frames=2), (8, 8))
+
+
 def test_numbers_that_do_not_exist_are_refused(wide):
     with pytest.raises(UserError, match="no item 200"):
         Windows(wide, (16, 16)).batch([200])

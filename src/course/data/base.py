@@ -95,8 +95,7 @@ def batches(
     count = len(dataset)
     if not _whole(batch_size) or not 1 <= batch_size <= count:
         raise UserError(f"batch_size must be 1 to {count} (the items of {dataset.name}), got {batch_size!r}")
-    if not _whole(start) or start < 0:
-        raise UserError(f"start must be a whole number, 0 or more, got {start!r}")
+    _check_start(start)
     if not _whole(seed):
         raise UserError(f"seed must be a whole number, got {seed!r}")
     if keys is not None:
@@ -113,12 +112,15 @@ def in_turn(
 ) -> Iterator[dict]:
     """Batches from several data sets, one set after the other, without end: pictures of several sizes in one training.
 
-    Arguments and errors as for `batches`; batch i is again the same whatever ``start`` is.
+    Arguments and errors as for `batches`, and no data set at all; batch i is again the same whatever ``start`` is.
     """
     count = len(datasets)
+    if not count:
+        raise UserError("in_turn needs at least one data set")
+    _check_start(start)
     walks = [
         # how many of the batches before number `start` were this set's: those with number turn, turn + count, ...
-        batches(one, batch_size, seed=seed + turn, start=max(0, -((turn - start) // count)), keys=keys)
+        batches(one, batch_size, seed=seed + turn, start=-((turn - start) // count), keys=keys)
         for turn, one in enumerate(datasets)
     ]
     return (next(walks[number % count]) for number in itertools.count(start))
@@ -130,6 +132,11 @@ def order(count: int, seed: int, epoch: int) -> np.ndarray:
     key = mix(np.array([seed % 2**64], np.uint64) + GOLDEN)
     key = mix(key + GOLDEN * np.array([epoch + 1], np.uint64))
     return np.argsort(mix(key + GOLDEN * np.arange(count, dtype=np.uint64)), kind="stable")
+
+
+def _check_start(start: int) -> None:
+    if not _whole(start) or start < 0:
+        raise UserError(f"start must be a whole number, 0 or more, got {start!r}")
 
 
 def _walk(dataset: DataSet, size: int, seed: int, start: int, keys: Sequence[str] | None) -> Iterator[dict]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from course import UserError
+
 KINDS = ("circle", "square", "triangle", "star", "cross", "heart")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SIZES = ("small", "medium", "large")
@@ -70,8 +72,10 @@ def caption(
     ``factors`` holds "kind", "colour", "size", "place", "style" (one index a shape, -1 where there is none)
     and "ground" (one index); ``motion`` is an index into MOTIONS for a video. Terse: "large red circle top
     left"; detailed: "a large red circle with a hatched fill at the top left, on a speckled ground". With a
-    motion: "a large red circle bounces to the right".
+    motion: "a large red circle bounces to the right".  Raises UserError for another detail.
     """
+    if detail not in DETAILS:
+        raise UserError(f"detail must be one of {', '.join(DETAILS)}, got {detail!r}")
     phrases = []
     for kind, colour, size, place, style in zip(
         *(factors[name] for name in ("kind", "colour", "size", "place", "style")), strict=True

@@ -111,8 +111,10 @@ def spell(tokens: Tensor) -> list[str]:
     Start and end are spelt START and END; a piece that does not end its word has a hyphen.
 
     Raises:
-        UserError: a number of no token.
+        UserError: several captions at once, or a number of no token.
     """
+    if tokens.ndim != 1:
+        raise UserError(f"spell takes one caption (M,), not {tuple(tokens.shape)}")
     names = _names(tokens.tolist())
     whole = (START, END)
     return [name if name in whole else name[: -len(_CLOSE)] if name.endswith(_CLOSE) else name + "-" for name in names]
@@ -122,7 +124,9 @@ def decode(tokens: Tensor) -> list[str]:
     """The captions (B, M) as text, lower-cased and with single spaces; each ends at its first END.
 
     Raises:
-        UserError: a number of no token.
+        UserError: another shape, or a number of no token.
     """
+    if tokens.ndim != 2:
+        raise UserError(f"decode takes captions (B, M), not {tuple(tokens.shape)}")
     texts = ("".join(_names(row)).split(END)[0] for row in tokens.tolist())
     return [text.removeprefix(START).replace(_CLOSE, " ").replace(" ,", ",").strip() for text in texts]

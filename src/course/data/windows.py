@@ -16,10 +16,14 @@ class Windows(DataSet):
     """Each item is one piece of the item with the same number, cut at a place that depends on the number alone.
 
     source: a set of pictures, with masks or without. size: (H, W) of the pieces. Only what can be cut is kept: "image"
-    and "mask". Raises UserError when the pieces are larger than the pictures.
+    and "mask". Raises UserError when the pieces are empty or larger than the pictures, or the source has no pictures.
     """
 
     def __init__(self, source: DataSet, size: tuple[int, int]) -> None:
+        if min(size) < 1:
+            raise UserError(f"a window has at least 1x1 pixels, not {size[0]}x{size[1]}")
+        if "image" not in source.batch([0]):
+            raise UserError(f"windows are cut out of pictures; {source.name} has none")
         if size[0] > source.size[0] or size[1] > source.size[1]:
             whole = f"{source.size[0]}x{source.size[1]}"
             raise UserError(f"a window of {size[0]}x{size[1]} is larger than the pictures of {source.name}, {whole}")

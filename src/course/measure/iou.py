@@ -17,10 +17,12 @@ def iou(seen: Tensor, wanted: Tensor) -> float:
         seen, wanted: (B, H, W) int64; pictures that want nothing but ground do not count.
 
     Raises:
-        UserError: shapes that differ, or nothing but ground everywhere.
+        UserError: shapes that differ, maps that are not whole numbers, or nothing but ground everywhere.
     """
     if seen.shape != wanted.shape:
         raise UserError(f"iou compares maps of one shape, got {tuple(seen.shape)} and {tuple(wanted.shape)}")
+    if seen.is_floating_point() or wanted.is_floating_point():  # resized ones, whose numbers would lie between labels
+        raise UserError(f"iou compares maps of whole numbers, got {seen.dtype} and {wanted.dtype}")
     labels = torch.arange(1, int(wanted.max()) + 1).view(-1, 1, 1, 1)  # (L, 1, 1, 1)
     one, two = seen == labels, wanted == labels  # (L, B, H, W)
     both, either = (one & two).flatten(2).sum(2).double(), (one | two).flatten(2).sum(2)  # (L, B)

@@ -47,11 +47,17 @@ def attend(attention: Attention, x: Tensor, context: Tensor) -> Tensor:
 
 
 class SelfAttention2d(nn.Module):
-    """Attention between all positions of a feature map, added to it; starts as nothing."""
+    """Attention between all positions of a feature map, added to it; starts as nothing.
 
-    def __init__(self, channels: int, heads: int = 4, groups: int = 32):
+    Args:
+        channels: of the feature map.
+        heads: how many; ``channels`` must divide by them.
+        groups, eps: of the group norm.
+    """
+
+    def __init__(self, channels: int, heads: int = 4, groups: int = 32, eps: float = 1e-5):
         super().__init__()
-        self.norm, self.attention = norm(channels, groups), Attention(channels, heads)
+        self.norm, self.attention = norm(channels, groups, eps), Attention(channels, heads)
         zeroed(self.attention.to_out)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)

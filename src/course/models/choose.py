@@ -7,6 +7,8 @@ from torch import Tensor
 
 from course import UserError
 
+COLDEST = 1e-30  # a logit over less could be infinite in float32
+
 
 def choose(
     logits: Tensor,
@@ -20,8 +22,9 @@ def choose(
 
     Args:
         logits: (..., K).
-        temperature: divides the logits; below 1 likely categories become likelier still.
-        top_k: keep this many of the likeliest categories; None keeps all.
+        temperature: divides the logits; below 1 likely categories become likelier still.  Below 1e-30 it counts as
+            1e-30, where the likeliest category is always taken.
+        top_k: keep this many of the likeliest categories, of equals those with lower numbers; None keeps all.
         top_p: keep the fewest likeliest categories whose probabilities sum to at least this (nucleus sampling,
             Holtzman et al. 2020); the likeliest one always stays.
         generator: of the random numbers, on the logits' device.
@@ -33,16 +36,16 @@ def choose(
         UserError: temperature not above 0, top_k below 1, top_p outside (0, 1].
     """
     check_choice(temperature, top_k, top_p)
-    logits = logits.float() / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        least = logits.topk(top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
+    logits = logits.float() / max(temperature, COLDEST)
+    if top_k is not None:
+        rest = logits.argsort(dim=-1, descending=True, stable=True)[..., top_k:]
+        logits = logits.scatter(-1, rest, -torch.inf)
     if top_p < 1:
         ordered, place = logits.sort(dim=-1, descending=True)
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # probability of all likelier ones
         late = (before >= top_p) & (before > 0)  # the second test is for a top_p that rounds to zero
         logits = logits.scatter(-1, place, ordered.masked_fill(late, -torch.inf))
-    flat = logits.softmax(-1).flatten(0, -2)
+    flat = logits.softmax(-1).reshape(-1, logits.shape[-1])
     return torch.multinomial(flat, 1, generator=generator).view(logits.shape[:-1])
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from course import UserError
 from course.models.layers import norm
 
 
@@ -15,11 +16,16 @@ class PatchDiscriminator(nn.Module):
     Args:
         channels: of the pictures.
         width: channels of the first layer; the further ones have twice as many.
-        halvings: layers with stride 2; 2 of them give each verdict a view of 34x34 pixels.
+        halvings: layers with stride 2, at least 1; 2 of them give each verdict a view of 34x34 pixels.
+
+    Raises:
+        UserError: fewer halvings.
     """
 
     def __init__(self, channels: int = 3, width: int = 32, halvings: int = 2):
         super().__init__()
+        if halvings < 1:
+            raise UserError(f"a patch discriminator halves the picture at least once, not {halvings} times")
         layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for level in range(1, halvings + 1):
             stride, before = 2 if level < halvings else 1, width if level == 1 else 2 * width

@@ -120,6 +120,9 @@ class GPT(nn.Module):
         heads: of each block's attention.
         places: makes the vectors of the positions, ``weight`` (at least length, width); by default each learns
             one of its own, as in GPT-2.
+
+    Raises:
+        UserError: fewer places than the length, of another width, or a width that does not divide by the heads.
     """
 
     def __init__(
@@ -136,6 +139,9 @@ class GPT(nn.Module):
         self.entries, self.others, self.length, self.width, self.heads = entries, others, length, width, heads
         self.token = nn.Embedding(entries + others, width)
         self.position = nn.Embedding(length, width) if places is None else places
+        count, numbers = self.position.weight.shape
+        if count < length or numbers != width:
+            raise UserError(f"places must be at least {length} vectors of {width} numbers, not {count} of {numbers}")
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, entries, bias=False)
         for name, parameter in self.named_parameters():
@@ -169,7 +175,6 @@ class GPT(nn.Module):
         return self.out(self.norm(x))
 
 
-@torch.no_grad()
 def generate(
     gpt: GPT,
     prefix: Tensor,
@@ -186,7 +191,7 @@ def generate(
     Args:
         gpt: in evaluation mode.
         prefix: (B, P) int64, P >= 1: the condition, and codes that are known already if there are any.
-        count: how many codes to draw.
+        count: how many codes to draw, at least 1.
         cached: keep keys and values of the past, so that a step computes one position; otherwise each step computes all
             of them again, for the same result.
         temperature, top_k, top_p, generator: as for :func:`course.models.choose.choose`.
@@ -195,19 +200,33 @@ def generate(
         (B, P + 1), (B, P + 2), ..., (B, P + count) int64, after each draw.
 
     Raises:
-        UserError: an empty prefix, a sequence longer than the GPT's, or a bad temperature, top_k or top_p.
+        UserError, at the call: an empty prefix or tokens that do not exist, no codes to draw, a sequence longer than
+            the GPT's, or a bad temperature, top_k or top_p.
     """
     check_choice(temperature, top_k, top_p)
+    check_sequence(gpt, prefix, count)
+
+    @torch.no_grad()
+    def draws() -> Iterator[Tensor]:
+        cache, tokens, new = (Cache(gpt, len(prefix)) if cached else None), prefix, prefix
+        for _ in range(count):
+            logits = gpt(new if cached else tokens, cache)[:, -1]
+            new = choose(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)[:, None]
+            tokens = torch.cat([tokens, new], 1)
+            yield tokens
+
+    return draws()
+
+
+def check_sequence(gpt: GPT, prefix: Tensor, count: int) -> None:
+    """Raise UserError if the GPT cannot continue this prefix by so many codes."""
     if prefix.ndim != 2 or prefix.shape[1] == 0:
         raise UserError(f"the prefix is empty (shape {tuple(prefix.shape)}): give at least a start token, (B, 1)")
+    check_codes(prefix, gpt.entries + gpt.others)
+    if count < 1:
+        raise UserError(f"there must be at least 1 code to draw, not {count}")
     if prefix.shape[1] + count - 1 > gpt.length:
         raise UserError(f"{prefix.shape[1]} + {count} codes are more than this GPT's {gpt.length} positions")
-    cache, tokens, new = (Cache(gpt, len(prefix)) if cached else None), prefix, prefix
-    for _ in range(count):
-        logits = gpt(new if cached else tokens, cache)[:, -1]
-        new = choose(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)[:, None]
-        tokens = torch.cat([tokens, new], 1)
-        yield tokens
 
 
 @torch.no_grad()
@@ -230,7 +249,7 @@ def slide(
 
     Args:
         gpt: in evaluation mode, trained on maps of the window's size.
-        prefix: (top, left) of the window -> (B, P) int64, the condition of that window.
+        prefix: (top, left) of the window -> (B, P) int64, the condition of that window, of one shape for all.
         size: (H, W) of the map.
         window: (h, w), at most (H, W).
         stride: windows begin at multiples of it, for conditions with a coarser grid of their own.
@@ -240,7 +259,7 @@ def slide(
         (top, left, codes (B, H, W)) after each draw, the same tensor again and again; what is still to come is -1.
 
     Raises:
-        UserError: a window larger than the map, a stride that does not fit, or what `generate` raises.
+        UserError, at the call: a window larger than the map, a stride that does not fit, or what `generate` raises.
     """
     check_choice(temperature, top_k, top_p)
     if any(small > large or small < 1 for small, large in zip(window, size)):
@@ -248,19 +267,23 @@ def slide(
     if stride < 1 or any((large - small) % stride or stride > small < large for small, large in zip(window, size)):
         whole = f"a map of {size[0]}x{size[1]}"
         raise UserError(f"windows of {window[0]}x{window[1]} at multiples of {stride} do not cover {whole} to its end")
+    start = prefix(0, 0)
+    check_sequence(gpt, start, window[0] * window[1])
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}
-    codes = None
-    for row in range(size[0]):
-        for column in range(size[1]):
-            top, left = (_begin(*place, stride) for place in zip((row, column), window, size))
-            condition = prefix(top, left)
-            if codes is None:
-                codes = condition.new_full((len(condition), *size), -1)
-            inside = codes[:, top : top + window[0], left : left + window[1]].flatten(1)
-            known = inside[:, : (row - top) * window[1] + column - left]  # before the new code, within the window
-            for tokens in generate(gpt, torch.cat([condition, known], 1), 1, **options):
-                codes[:, row, column] = tokens[:, -1]
-            yield top, left, codes
+
+    @torch.no_grad()
+    def draws() -> Iterator[tuple[int, int, Tensor]]:
+        codes = start.new_full((len(start), *size), -1)
+        for row in range(size[0]):
+            for column in range(size[1]):
+                top, left = (_begin(*place, stride) for place in zip((row, column), window, size))
+                inside = codes[:, top : top + window[0], left : left + window[1]].flatten(1)
+                known = inside[:, : (row - top) * window[1] + column - left]  # before the new code, within the window
+                for tokens in generate(gpt, torch.cat([prefix(top, left), known], 1), 1, **options):
+                    codes[:, row, column] = tokens[:, -1]
+                yield top, left, codes
+
+    return draws()
 
 
 def _begin(at: int, window: int, whole: int, stride: int) -> int:

@@ -38,8 +38,7 @@ def _level(before: int, after: int, depth: int, groups: int, resize: type[nn.Mod
 
 def _middle(channels: int, groups: int) -> nn.Sequential:
     """What happens at the code's resolution, where all positions see each other."""
-    attention = SelfAttention2d(channels, heads=1)
-    attention.norm = norm(channels, groups, EPS)  # its own has another eps
+    attention = SelfAttention2d(channels, 1, groups, EPS)
     before, after = (ResBlock(channels, groups=groups, eps=EPS) for _ in range(2))
     return nn.Sequential(before, attention, after)
 

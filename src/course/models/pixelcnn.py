@@ -180,7 +180,6 @@ class AsGrey(nn.Module):
         return self.spread(codes[..., None].float() / self.entries)
 
 
-@torch.no_grad()
 def generate(
     model: PixelCNN | BlindPixelCNN,
     count: int,
@@ -208,22 +207,31 @@ def generate(
         (count, H, W) int64 after each position, the same tensor again and again; what is still to come is 0.
 
     Raises:
-        UserError: a class that is missing or too much, incremental sampling of another network, or a bad temperature,
-            top_k or top_p.
+        UserError, at the call: no maps or empty ones, a class that is missing or too much, another number of classes
+            than of maps, incremental sampling of another network, or a bad temperature, top_k or top_p.
     """
     check_choice(temperature, top_k, top_p)
-    if incremental:
-        if not isinstance(model, PixelCNN):
-            raise UserError(f"incremental sampling needs a PixelCNN, not {type(model).__name__}: set incremental=False")
+    if min(count, *size) < 1:
+        raise UserError(f"draw 1 map or more, each of 1x1 codes or more, not {count} of {size[0]}x{size[1]}")
+    if isinstance(model, PixelCNN):
         model.check_label(label)
-    codes = torch.zeros(count, *size, dtype=torch.int64, device=next(model.parameters()).device)
-    walk = _Incremental(model, codes, label) if incremental else None
-    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}
-    for row in range(size[0]):
-        for column in range(size[1]):
-            logits = walk(row, column) if walk else model(codes, label)[:, :, row, column]
-            codes[:, row, column] = choose(logits, **options)
-            yield codes
+    elif incremental:
+        raise UserError(f"incremental sampling needs a PixelCNN, not {type(model).__name__}: set incremental=False")
+    if label is not None and label.shape != (count,):
+        raise UserError(f"{count} maps need {count} classes, not a tensor {tuple(label.shape)}")
+
+    @torch.no_grad()
+    def draws() -> Iterator[Tensor]:
+        codes = torch.zeros(count, *size, dtype=torch.int64, device=next(model.parameters()).device)
+        walk = _Incremental(model, codes, label) if incremental else None
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}
+        for row in range(size[0]):
+            for column in range(size[1]):
+                logits = walk(row, column) if walk else model(codes, label)[:, :, row, column]
+                codes[:, row, column] = choose(logits, **options)
+                yield codes
+
+    return draws()
 
 
 class _Incremental:

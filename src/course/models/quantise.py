@@ -140,13 +140,18 @@ class GreyLevels(nn.Module):
     What a transformer has to work on when there is no first stage.
 
     Args:
-        levels: how many.
+        levels: how many, at least 2.
+
+    Raises:
+        UserError: fewer levels.
     """
 
     width = 1
 
     def __init__(self, levels: int = 16):
         super().__init__()
+        if levels < 2:
+            raise UserError(f"grey has at least 2 levels, black and white, not {levels}")
         self.levels = levels
 
     def forward(self, x: Tensor) -> Encoded:  # (B, 1, H, W) in [-1, 1] -> codes (B, H, W)

@@ -10,13 +10,10 @@ import argparse
 import tempfile
 import time
 
-import torch
-
 from course.measure.tables import Table
-from course.train.fit import fit
 from course.train.recipes import gpt, pixelcnn
+from course.train.timed import trained_for
 
-TRIAL = 10  # updates that tell how long one takes
 MODELS = ("pixelcnn", "grey", "gpt", "pixels")
 COLUMNS = ("nats", "bits", "frechet", "frechet_floor", "recognised", "ms_per_image")
 
@@ -29,25 +26,6 @@ def settings_of(name, pictures):
     if name == "gpt":
         return gpt, gpt.Settings(**common)
     return gpt, gpt.Settings(codes="pixels", **common | {"batch": 8})
-
-
-def trained(recipe, settings, seconds):
-    """The model after so many seconds of updates (the learning rate falls to zero at their end), and what it took."""
-    torch.manual_seed(settings.seed)
-    model = recipe.model(settings)
-    task = recipe.build(settings, model)  # encodes the pictures: before the clock starts
-    start = {key: value.clone() for key, value in model.state_dict().items()}
-    for updates in (TRIAL // 2, TRIAL):  # the very first updates take longer than later ones
-        for progress in fit(task.players, task.batches, updates, precision=settings.precision):  # noqa: B007
-            pass
-    model.load_state_dict(start)
-    steps = max(TRIAL, int(seconds / progress.seconds * TRIAL))
-    (player,) = task.players
-    player.warmup = min(100, steps // 5)
-    updates = fit(task.players, task.batches, steps, seed=settings.seed, precision=settings.precision)
-    for progress in updates:  # noqa: B007
-        pass
-    return player.trained.cpu().eval(), {"steps": steps, "seconds": round(progress.seconds, 1)}
 
 
 def main(argv=None):
@@ -69,7 +47,7 @@ def main(argv=None):
         if table.get(name) is None:
             start = time.perf_counter()
             recipe, settings = settings_of(name, pictures)
-            model, facts = trained(recipe, settings, seconds)
+            model, facts = trained_for(seconds, recipe, settings)
             metrics = recipe.metrics(settings, model, few if name == "pixels" else samples)
             count = sum(parameter.numel() for parameter in model.parameters())
             table.store({"model": name, "parameters": count, **facts, **{key: metrics[key] for key in COLUMNS}})

@@ -94,6 +94,7 @@ SCRIPTS = {
     "codebook": "gradient",
     "priors": "pixelcnn",
     "code_grid": "psnr",
+    "latent_factor": "right_kind",
     "ddim_table": "Fréchet distance, without clipping",
     "denoisers": "attention",
     "time_to_quality": "is reached by ours",

@@ -71,6 +71,11 @@ def test_a_map_of_any_size_is_decoded(first):
     refused(r"0 \.\. 127, not", first.decode, torch.full((1, 7, 7), 128))
 
 
+def test_pictures_whose_sides_do_not_divide_are_refused(first):
+    # the convolutions would round down, and the decoded picture be smaller than the original
+    refused(r"multiples of f = 4, not \(30, 28\)", first.encode, torch.zeros(1, 1, 30, 28))
+
+
 def test_maps_are_decoded_to_their_labels():
     one = small(dataset="shapes", content="mask", size=32, halvings=3)
     assert one.grid == (4, 4) and one.entries == 16

@@ -45,7 +45,14 @@ class StageOne:
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Pictures (N, C, H, W) -> codes (N, h, w) int64."""
+        """Pictures (N, C, H, W) -> codes (N, h, w) int64.
+
+        Raises:
+            UserError: a height or width that does not divide by f.
+        """
+        unit = 2**self.settings.halvings
+        if any(side % unit for side in x.shape[2:]):
+            raise UserError(f"height and width must be multiples of f = {unit}, not {tuple(x.shape[2:])}")
         return torch.cat([self.model.encode(part).codes for part in x.split(BATCH)])
 
     @torch.no_grad()

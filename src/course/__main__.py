@@ -1,4 +1,4 @@
-"""The command line: ``course list | train | weights | results``.
+"""The command line: ``course list | train | weights | export | results``.
 
 A mistake is told in one line on stderr with exit status 2.
 """
@@ -72,6 +72,11 @@ def parser() -> Parser:
     which.add_argument("name", nargs="?", help="describe this one")
     which.add_argument("--ship", metavar="RUNFILE", help="copy a result of `course train` into the package")
     command.set_defaults(command=show_weights)
+
+    command = commands.add_parser("export", help="write a text-to-image model as a folder for Diffusers")
+    command.add_argument("name", help="shipped weights, or a result of `course train ldm` by its path")
+    command.add_argument("folder", help="a new one, or an empty one")
+    command.set_defaults(command=export)
 
     command = commands.add_parser("results", help="rewrite the book's table and figure of results")
     command.set_defaults(command=write_results)
@@ -151,6 +156,15 @@ def show_weights(options: argparse.Namespace) -> None:
         size = (weights.folder() / f"{name}.safetensors").stat().st_size / 1e6
         count = f"{meta['parameters']:,} parameters"
         print(f"{name:<20} {size:5.2f} MB  {meta['recipe']} on {meta['dataset']}, {count}")
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a model as a folder that `StableDiffusionPipeline.from_pretrained` reads."""
+    from course.export import pipeline
+
+    folder = pipeline.export(options.name, options.folder)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+    print(f"{folder}: {pipeline.CLASS}, {size:.1f} MB")
 
 
 def write_results(options: argparse.Namespace) -> None:

@@ -149,8 +149,12 @@ def schedule(settings: Settings) -> schedules.Schedule:
 
 
 def denoiser(settings: Settings, predictor: nn.Module) -> Denoiser:
-    """A network that predicts the velocity as a denoiser; the U-Net of `TextToImage` takes encoded captions."""
-    return as_eps(schedule(settings), "v", predictor)
+    """A network that predicts the velocity as a denoiser; the U-Net of `TextToImage` takes encoded captions.
+
+    States may be float64, whatever the type of the network.
+    """
+    kind = next(predictor.parameters()).dtype
+    return as_eps(schedule(settings), "v", lambda z, t, cond: predictor(z.to(kind), t, cond))
 
 
 def build(settings: Settings, model_: nn.Module | None = None) -> Task:
@@ -211,6 +215,9 @@ def draw(
     for start in range(0, len(cond), 100):
         part = cond[start : start + 100]
         z = torch.randn(len(part), space.channels, grid, grid, generator=generator)
+        # at the noisy end the signal is 5e-5 of a state: read off in float32, the clean picture would be wrong in the
+        # third digit
+        z = z.double()
         if settings.condition == TEXT:
             null, part = model.text(tokenize([""])), model.text(tokenize(part))
             predictor = Guided(denoiser(settings, model.unet), null, scale)
@@ -218,7 +225,7 @@ def draw(
             predictor = denoiser(settings, model)
         times = path(settings.T, steps)
         z = last(sample(table, predictor, z, steps, cond=part, path=times))
-        made.append(space.decode(z))
+        made.append(space.decode(z.float()))
     return torch.cat(made)
 
 

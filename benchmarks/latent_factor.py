@@ -12,7 +12,6 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from course import data, measure
 from course.measure.tables import Table
 from course.train import checkpoint
 from course.train.recipes import kl, ldm
@@ -22,7 +21,9 @@ from course.train.timed import trained_for
 LATENT = {2: 3, 4: 4, 8: 8}  # numbers at each position of the latent
 POSITIONS = 16  # most on a side that a U-Net works on
 WIDTHS = (64, 128, 128)  # of the U-Nets, as many as lead down to 4 x 4
-COLUMNS = ("psnr", "frechet_reconstruction")
+REBUILT = ("psnr", "frechet_reconstruction")  # what is kept of the autoencoder's metrics
+DRAWN = ("frechet", "frechet_floor", "precision", "recall", "ms_per_image")  # and of the model's
+DRAWN += tuple(f"right_{factor}" for factor in (*ldm.FACTORS, "everything"))
 
 
 def latents(f, settings, seconds, folder):
@@ -35,20 +36,7 @@ def latents(f, settings, seconds, folder):
     meta |= {"dataset": settings.dataset, "parameters": sum(parameter.numel() for parameter in model.parameters())}
     path = Path(folder) / f"f{f}.safetensors"
     checkpoint.save(path, rounded(model), meta)
-    return str(path), {"autoencoder_steps": facts["steps"]} | {name: metrics[name] for name in COLUMNS}
-
-
-def measured(settings, model, batch):
-    """How well samples obey, how far they are from real pictures as a set, and what one costs."""
-    made = ldm.draw(settings, model, batch["caption"])
-    precision, recall = measure.precision_recall(batch["image"], made, "shapes")
-    found = {"frechet": measure.frechet(batch["image"], made, "shapes"), "precision": precision, "recall": recall}
-
-    def some(count):
-        return ldm.draw(settings, model, batch["caption"][:count])
-
-    found["ms_per_image"] = measure.milliseconds_per_image(some, min(16, len(made)), repeats=3)
-    return found | ldm.obeyed(made, batch["factors"])
+    return str(path), {"autoencoder_steps": facts["steps"]} | {name: metrics[name] for name in REBUILT}
 
 
 def main(argv=None):
@@ -69,8 +57,6 @@ def main(argv=None):
         settings={"seconds": seconds, "size": size, "pictures": pictures, "samples": samples},
         into=options.into or (tempfile.mkdtemp() if options.smoke else None),
     )
-    batch = data.load("shapes", "test", size=size).batch(range(samples))
-    pool = data.load("shapes", "train", size=size)
     with tempfile.TemporaryDirectory() as folder:
         for f in factors:
             if table.get(f) is not None:
@@ -84,9 +70,8 @@ def main(argv=None):
             model, told = trained_for(seconds - (seconds / 3 if f > 1 else 0), ldm, settings)
             row = {"f": f, "numbers": (size // f) ** 2 * first.latent, **facts, "steps": told["steps"]}
             row |= {"parameters": sum(parameter.numel() for parameter in model.parameters())}
-            row |= measured(settings, model, batch)
-            row["frechet_floor"] = measure.floor(batch["image"], pool, "shapes")
-            table.store(row)
+            metrics = ldm.metrics(settings, model, samples)
+            table.store(row | {key: metrics[key] for key in DRAWN})
             print(table.get(f), flush=True)
 
 

@@ -143,6 +143,29 @@ def test_clipping_bounds_the_gradient():
     assert norms(0.25) == pytest.approx([0.25] * 5, rel=1e-4)
 
 
+@pytest.mark.parametrize("parts", [2, 3, 8])  # 8 items: equal parts, unequal ones, single items
+def test_a_batch_in_parts_gives_the_same_update(parts):
+    def trained(parts):
+        torch.manual_seed(1)
+        net = nn.Linear(108, 4)
+
+        def loss(batch):
+            error = net(batch["x"].flatten(1)).pow(2).mean() * 1e4
+            return error, {"half": error.detach() / 2}
+
+        losses = run([Player("net", net, loss, clip=0.5, ema=0.9)], 6, parts=parts)
+        return losses, net.weight.grad.clone(), net.weight.detach()
+
+    losses, gradient, weight = trained(1)
+    others, gradient_, weight_ = trained(parts)
+    # the same sums in another order
+    assert [entry["net/half"] for entry in others] == pytest.approx([entry["net/half"] for entry in losses], rel=1e-5)
+    torch.testing.assert_close(gradient_, gradient, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weight_, weight, rtol=1e-4, atol=1e-6)
+    # clipped once, after the last part: clipped part by part, the sum could have any norm up to 0.5
+    assert gradient_.norm().item() == pytest.approx(0.5, rel=0.02)  # the bias has the rest
+
+
 def test_rate_depends_on_the_step_alone():
     player = Player("p", nn.Linear(1, 1), None, lr=2.0, warmup=4, decay=True)
     rates = [player.rate(step, 104) for step in range(104)]
@@ -359,6 +382,7 @@ def test_wrong_arguments(tmp_path):
         ([player], 0, {}, "steps must be at least 1"),
         ([player], 1, {"precision": "fp16"}, "no or bf16"),
         ([player], 1, {"seed": -1}, "seed"),
+        ([player], 1, {"parts": 0}, "parts must be at least 1"),
         ([player], 1, {"every": 0, "checkpoint": tmp_path / "a"}, "every must be"),
         ([player], 1, {"every": 1}, "need a checkpoint"),
         ([player], 1, {"resume": True}, "need a checkpoint"),
@@ -369,6 +393,8 @@ def test_wrong_arguments(tmp_path):
             fit(players, batches, steps, **options)
     with pytest.raises(UserError, match="batches end at step 2 of 5"):
         list(fit([player], lambda start: (batch for _, batch in zip(range(2), batches(0))), 5))
+    with pytest.raises(UserError, match="a batch of 8 cannot be worked through in 9 parts"):
+        run([player], 1, parts=9)
     with pytest.raises(UserError, match="cannot write"):
         run([player], 1, checkpoint=tmp_path / "none" / "a")
 

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from course import UserError
 from course.train import checkpoint as files
-from course.train.processes import alike, average_gradients, mean, own_slice, surroundings
+from course.train.processes import alike, average_gradients, mean, own_slice, split, surroundings
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -119,6 +119,7 @@ def fit(
     every: int | None = None,
     resume: bool = False,
     meta: Mapping[str, Any] | None = None,
+    parts: int = 1,
 ) -> Generator[Progress, None, None]:
     """Train, yielding after each update.
 
@@ -143,14 +144,16 @@ def fit(
         every: also write it each time after so many updates.
         resume: go on from the checkpoint.
         meta: further entries for the checkpoint's description.
+        parts: how many a batch is worked through in, one after the other, their gradients added up before they are
+            clipped: the same update with a fraction of the memory (gradient accumulation).
 
     Raises:
         UserError: an argument is out of range; the checkpoint is missing, belongs to another training or does
-            not fit; a batch does not divide by the number of processes.
+            not fit; a batch does not divide by the number of processes, or has fewer items than parts.
         TrainingError: a loss or gradient is not finite, with the step and the seed that reproduce it.
             On a CPU that player's weights are still those before the update; a checkpoint never holds such values.
     """
-    _check(players, steps, seed, precision, checkpoint, every, resume)
+    _check(players, steps, seed, precision, checkpoint, every, resume, parts)
     world = surroundings()
     optimizers = [_prepared(player, world) for player in players]
 
@@ -173,12 +176,12 @@ def fit(
             batch = next(stream, None)
             if batch is None:
                 raise UserError(f"the batches end at step {done} of {steps}")
-            batch = own_slice(batch, world)
+            pieces = split(own_slice(batch, world), parts)
             torch.manual_seed(step_seed(seed, done, world.process_index))
             losses = {}
             for player, optimizer in zip(players, optimizers):
                 with _alone(player, players):
-                    losses |= _update(player, optimizer, batch, done, steps, precision, world, watch)
+                    losses |= _update(player, optimizer, pieces, done, steps, precision, world, watch)
             done += 1
             due = done == steps or (every is not None and done % every == 0)
             if due or done % LOOK_EVERY == 0:
@@ -198,7 +201,7 @@ def fit(
     return updates(done, seconds)
 
 
-def _check(players, steps, seed, precision, checkpoint, every, resume) -> None:
+def _check(players, steps, seed, precision, checkpoint, every, resume, parts) -> None:
     names = [player.name for player in players]
     for ok, complaint in (
         (len(set(names)) == len(names) > 0, f"players need different names, not {names}"),
@@ -206,6 +209,7 @@ def _check(players, steps, seed, precision, checkpoint, every, resume) -> None:
         (precision in ("no", "bf16"), f"precision must be no or bf16, not {precision!r}"),
         (steps >= 1, f"steps must be at least 1, not {steps}"),
         (seed >= 0, f"seed must be at least 0, not {seed}"),
+        (parts >= 1, f"parts must be at least 1, not {parts}"),
         (every is None or every >= 1, f"every must be at least 1, not {every}"),
         (checkpoint is not None or not (resume or every), "resume and every need a checkpoint file"),
         (all(p.ema is None or 0 <= p.ema < 1 for p in players), "ema must be at least 0 and below 1"),
@@ -226,21 +230,21 @@ def _prepared(player: Player, world: PartialState) -> AdamW:
     return AdamW(parameters, player.lr, player.betas, weight_decay=player.weight_decay, fused=fused)
 
 
-def _update(player, optimizer, batch, step, steps, precision, world, watch) -> dict[str, Tensor]:
+def _update(player, optimizer, pieces, step, steps, precision, world, watch) -> dict[str, Tensor]:
     """One update of one player. Returns its losses, averaged over the processes."""
     player.module.train()  # the caller may have looked at pictures in between
     optimizer.zero_grad()
 
-    # Loss
-    with torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        result = player.loss(batch)
-    loss, logs = result if isinstance(result, tuple) else (result, {})
-    names = [player.name, *(f"{player.name}/{key}" for key in logs)]
-    values = [value.detach().float().reshape(()) for value in (loss, *logs.values())]
-    values = mean(torch.stack(values), world)
-
-    # Gradient
-    loss.backward()
+    # Losses and their gradient: each piece of the batch counts by its share of the items
+    values = 0
+    for piece, share in pieces:
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            result = player.loss(piece)
+        loss, logs = result if isinstance(result, tuple) else (result, {})
+        (loss * share).backward()
+        names = [player.name, *(f"{player.name}/{key}" for key in logs)]
+        values = values + share * torch.stack([v.detach().float().reshape(()) for v in (loss, *logs.values())])
+    values = mean(values, world)
     parameters = optimizer.param_groups[0]["params"]
     average_gradients(parameters, world)
     norm = clip_grad_norm_(parameters, math.inf if player.clip is None else player.clip)

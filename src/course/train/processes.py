@@ -50,6 +50,22 @@ def own_slice(batch: dict[str, Any], world: PartialState) -> dict[str, Any]:
     return own
 
 
+def split(batch: dict[str, Any], parts: int) -> list[tuple[dict[str, Any], float]]:
+    """A batch in parts of equal size up to one item, each with its share of all items.
+
+    Raises:
+        UserError: more parts than items.
+    """
+    count = len(next(iter(batch.values())))
+    if count < parts:
+        raise UserError(f"a batch of {count} cannot be worked through in {parts} parts")
+    ends = [count * part // parts for part in range(parts + 1)]
+    return [
+        ({key: value[start:end] for key, value in batch.items()}, (end - start) / count)
+        for start, end in zip(ends, ends[1:])
+    ]
+
+
 def mean(value: Tensor, world: PartialState) -> Tensor:
     """The mean of a tensor over the processes."""
     from accelerate.utils import reduce

@@ -89,7 +89,8 @@ def run(
         task.batches,
         settings.steps,
         seed=settings.seed,
-        precision=getattr(settings, "precision", "no"),  # a setting that a recipe may have
+        precision=getattr(settings, "precision", "no"),  # settings that a recipe may have
+        parts=getattr(settings, "parts", 1),
         checkpoint=unfinished,
         every=max(1, settings.steps // 50),
         resume=resume,

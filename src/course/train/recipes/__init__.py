@@ -2,8 +2,8 @@
 
 A recipe has
 
-Settings                      a frozen dataclass with at least ``dataset``, ``steps`` and ``seed``; a setting
-                              called ``precision`` ("no" or "bf16") is handed to `course.train.fit.fit`
+Settings                      a frozen dataclass with at least ``dataset``, ``steps`` and ``seed``; settings
+                              called ``precision`` ("no" or "bf16") and ``parts`` are handed to `course.train.fit.fit`
 PROFILES                      Settings for smoke, quick and full
 model(settings)               the untrained network
 build(settings, model=None)   the `course.train.settings.Task`

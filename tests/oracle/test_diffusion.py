@@ -402,6 +402,29 @@ def test_snr_is_signal_variance_over_noise_variance():
     assert torch.allclose(objective.snr(ours, t), (signal / noise) ** 2)
 
 
+@pytest.mark.parametrize("kind", objective.KINDS)
+def test_min_snr_bounds_the_weight_of_the_clean_picture_s_error(kind):
+    """Whatever a network answers with, its weighted error is min(snr, gamma) times that of the picture it implies."""
+    ours = schedule.cosine()
+    x0, eps, answer = batch()
+    for t in (3, 200, 500, 900):
+        times = torch.full((3,), t)
+        x = ours.add_noise(x0, times, eps)
+        noise = objective.as_eps(ours, kind, lambda *_: answer)(x, times, None)
+        implied = samplers.predict_x0(ours, x, noise, t)
+        error = (answer - objective.target(ours, kind, x0, eps, times)).pow(2).mean()
+        weighted = objective.min_snr(ours, kind, gamma=5.0)(times)[0] * error
+        bar = ours.at(t)
+        torch.testing.assert_close(weighted, min(bar / (1 - bar), 5.0) * (implied - x0).pow(2).mean())
+
+
+def test_min_snr_refuses_what_makes_no_sense():
+    with pytest.raises(UserError, match="gamma must be above 0, not 0"):
+        objective.min_snr(schedule.cosine(), "v", 0)
+    with pytest.raises(UserError, match="unknown kind of prediction 'w'"):
+        objective.min_snr(schedule.cosine(), "w")
+
+
 def test_offset_noise_shifts_whole_channels():
     ours = schedule.linear()
     x0 = torch.zeros(2000, 2, 4, 4)

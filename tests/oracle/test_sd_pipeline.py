@@ -16,6 +16,7 @@ from course.data.tokens import tokenize
 from course.diffusion.guidance import Guided
 from course.diffusion.samplers import last, sample
 from course.export import pipeline as export
+from course.export.parts import opened
 from course.train import checkpoint
 from course.train.latents import LatentSpace, latent_space
 from course.train.recipes import kl, ldm
@@ -291,3 +292,20 @@ def test_the_command_writes_the_folder_and_tells_mistakes_in_one_line(ours, tmp_
         assert main(["export", name, str(target)]) == 2
         error = capfd.readouterr().err
         assert words in error and error.count("\n") == 1
+
+
+def test_the_book_s_samplers_draw_the_same_with_the_pipeline_s_parts(ours, folder):
+    settings, model, stage, path = ours
+    wanted = ldm.draw(settings, model, CAPTIONS, scale=SCALE, steps=STEPS, seed=4)
+    for base in (str(folder), path):
+        found = opened(base)
+        assert (found.f, found.kind) == (4, "v")
+        assert (found.draw(CAPTIONS, scale=SCALE, steps=STEPS, seed=4) - wanted).abs().max() <= SAME * 2
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    space = latent_space(stage)
+    assert (found.encode(x) - space.encode(x)).abs().max() <= SAME
+    assert (found.decode(space.encode(x)) - space.decode(space.encode(x))).abs().max() <= SAME
+    with pytest.raises(UserError, match="multiples of f = 4"):
+        found.encode(x[..., :30])
+    with pytest.raises(UserError, match="no shipped weights 'nobody'"):
+        opened("nobody")

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from course import UserError, measure
+from course.data.canny import canny
 
 
 def refused(message, call, *arguments):
@@ -160,3 +161,50 @@ def test_maps_of_fractions_are_refused(which):
     maps = [torch.ones(2, 4, 4, dtype=torch.int64)] * 2
     maps[which] = maps[which] / 2  # as interpolation leaves them
     refused("maps of whole numbers, got torch.*float32", measure.iou, *maps)
+
+
+# Edges of pictures and how they lie on others
+
+
+def within(edges, other, reach):
+    """Share of edges with one of the others at most so many pixels away, place by place."""
+    height, width = edges.shape
+    hits = []
+    for y, x in zip(*numpy.nonzero(edges)):
+        near = other[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+        hits.append(near.any())
+    return numpy.mean(hits)
+
+
+@pytest.mark.parametrize("reach", [0, 1, 2])
+def test_agreement_of_edges_against_a_loop(reach):
+    generator = torch.Generator().manual_seed(0)
+    made, wanted = ((torch.rand(1, 1, 12, 17, generator=generator) < 0.08).float() for _ in range(2))
+    a, b = made[0, 0].numpy(), wanted[0, 0].numpy()
+    precision, recall = within(a, b, reach), within(b, a, reach)
+    f1 = 2 * precision * recall / (precision + recall)
+    assert measure.edge_agreement(made, wanted, reach) == pytest.approx(f1, rel=1e-6)
+
+
+def test_agreement_of_edges_at_its_ends():
+    line = torch.zeros(1, 1, 9, 9)
+    line[..., 4] = 1
+    assert measure.edge_agreement(line, line) == 1
+    assert measure.edge_agreement(line.roll(1, -1), line) == 1  # one pixel beside it
+    assert measure.edge_agreement(line.roll(2, -1), line) == 0
+    assert measure.edge_agreement(torch.zeros_like(line), line) == 0
+    refused("no edges to agree with", measure.edge_agreement, line, torch.zeros_like(line))
+    refused("equal shapes", measure.edge_agreement, line, line[..., :5])
+
+
+def test_canny_finds_the_border_of_a_square():
+    image = torch.full((1, 3, 32, 32), -0.8)
+    image[..., 8:24, 8:24] = 0.8
+    edges = canny(image)
+    assert edges.shape == (1, 1, 32, 32) and set(edges.unique().tolist()) == {0.0, 1.0}
+    border = torch.zeros(1, 1, 32, 32)
+    border[..., 8:24, 8:24] = 1
+    border[..., 9:23, 9:23] = 0
+    assert measure.edge_agreement(edges, border) == 1
+    assert not canny(torch.zeros(1, 3, 16, 16)).any()
+    refused(r"needs pictures \(N, 3, H, W\)", canny, image[0])

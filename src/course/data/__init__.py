@@ -5,6 +5,7 @@ glyphs                 digits drawn from matplotlib's fonts, deformed; grey, lik
 digits                 scikit-learn's real handwritten digits, 8 x 8
 mnist, fashion_mnist, celeba   torchvision's sets (downloaded once, or placed by hand)
 folder                 any folder of pictures
+captioned              a folder of pictures with a caption for each, in metadata.jsonl
 """
 
 import inspect
@@ -28,6 +29,7 @@ _HOMES = {
     "fashion_mnist": ("real", "FashionMNIST"),
     "celeba": ("real", "CelebA"),
     "folder": ("real", "Folder"),
+    "captioned": ("captioned", "Captioned"),
 }
 NAMES = tuple(_HOMES)
 _COMMON = ("size", "seed", "root", "count")

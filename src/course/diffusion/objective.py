@@ -67,6 +67,31 @@ def snr(schedule: Schedule, t: Tensor) -> Tensor:
     return alpha_bar / (1 - alpha_bar)
 
 
+def min_snr(schedule: Schedule, kind: str, gamma: float = 5.0) -> Callable[[Tensor], Tensor]:
+    """Weights for :func:`simple_loss` that bound how much each time counts (Hang et al. 2023, section 3.4).
+
+    Seen as errors of the clean picture, the simple loss weighs time t by snr for noise, 1 for pictures and 1 + snr for
+    velocities.  These weights turn that into min(snr, gamma), so that times with hardly any noise do not rule.
+
+    Returns:
+        times (B,) -> weights (B,) float64.
+
+    Raises:
+        UserError: another kind, or a gamma that is not above 0.
+    """
+    if kind not in KINDS:
+        raise UserError(f"unknown kind of prediction {kind!r}; choose one of {', '.join(KINDS)}")
+    if not 0 < gamma < math.inf:
+        raise UserError(f"gamma must be above 0, not {gamma}")
+
+    def weight(t: Tensor) -> Tensor:
+        ratio = snr(schedule, t)
+        share = {"eps": ratio, "x0": torch.ones_like(ratio), "v": 1 + ratio}[kind]
+        return ratio.clamp(max=gamma) / share
+
+    return weight
+
+
 def simple_loss(
     schedule: Schedule,
     kind: str,

@@ -197,14 +197,19 @@ def draw(
     return pipe(list(captions), height, width, output_type="pt", **options).images * 2 - 1
 
 
-def export(name: str, folder: Path | str) -> Path:
-    """Write shipped weights, or a result of `course train ldm` by its path, as the folder of a pipeline.
+def built(name: str) -> StableDiffusionPipeline:
+    """Shipped weights, or a result of `course train ldm` by its path, as a pipeline.
 
     Raises:
-        UserError: as :func:`pipeline` and :func:`save`, no such weights, or weights of another recipe.
+        UserError: as :func:`pipeline`, no such weights, or weights of another recipe.
     """
     path, meta = weights.locate(name)
     if meta.get("recipe") != "ldm":
         raise UserError(f"{name} is no text-to-image model: it was made by the recipe {meta.get('recipe')!r}, not ldm")
     settings = restored(ldm.Settings, meta["settings"])
-    return save(pipeline(settings, weights.read(path), latent_space(settings.latents)), folder)
+    return pipeline(settings, weights.read(path), latent_space(settings.latents))
+
+
+def export(name: str, folder: Path | str) -> Path:
+    """Write a model as the folder of a pipeline. Arguments and errors as :func:`built` and :func:`save`."""
+    return save(built(name), folder)

@@ -1,5 +1,5 @@
-"""How good it is: PSNR, sharpness, overlap of maps, Frechet distance, precision and recall, the judge's verdicts,
-speed, the results table, and the stored tables of long experiments.
+"""How good it is: PSNR, sharpness, overlap of edges and of maps, Frechet distance, precision and recall, the judge's
+verdicts, speed, the results table, and the stored tables of long experiments.
 
 The functions are imported here and now rather than on first use: a function and its file share a name, and a
 late import of the file would put the module in the function's place.  Heavy packages wait inside the
@@ -7,7 +7,7 @@ functions.
 """
 
 from course.measure import results, tables
-from course.measure.edges import seam, sharpness
+from course.measure.edges import edge_agreement, seam, sharpness
 from course.measure.expect import expect
 from course.measure.frechet import floor, frechet, precision_recall
 from course.measure.iou import iou
@@ -18,6 +18,7 @@ from course.measure.speed import milliseconds_per_image
 __all__ = [
     "agreement",
     "by_place",
+    "edge_agreement",
     "expect",
     "floor",
     "frechet",

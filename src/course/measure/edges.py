@@ -1,4 +1,4 @@
-"""What a squared error does not see: how sharp edges are, and whether a seam shows."""
+"""What a squared error does not see: how sharp edges are, whether they lie where they should, whether a seam shows."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from course import UserError
 
@@ -41,6 +42,30 @@ def sharpness(original: Tensor, reconstruction: Tensor) -> float:
     if not edges.any():
         raise UserError("sharpness needs originals with edges; these are flat")
     return (made[edges].sum() / true[edges].sum()).item()
+
+
+def edge_agreement(made: Tensor, wanted: Tensor, reach: int = 1) -> float:
+    """How well edges lie on others: the harmonic mean (F1) of two shares, 1 at best.
+
+    The shares are those of the made edges that have a wanted one within reach, and of the wanted ones that have a made
+    one; they are counted over all pictures together.
+
+    Args:
+        made, wanted: (N, 1, H, W), 1 on an edge and 0 elsewhere, as :func:`course.data.canny.canny` gives them.
+        reach: pixels, in both directions and diagonally.
+
+    Raises:
+        UserError: shapes that differ, or no edge at all among those wanted.
+    """
+    if made.shape != wanted.shape:
+        raise UserError(f"edges of equal shapes are compared, not {tuple(made.shape)} and {tuple(wanted.shape)}")
+    if not wanted.any():
+        raise UserError("there are no edges to agree with")
+    if not made.any():
+        return 0.0
+    near = [max_pool2d(edges, 2 * reach + 1, stride=1, padding=reach) for edges in (wanted, made)]
+    precision, recall = ((edges * found).sum() / edges.sum() for edges, found in zip((made, wanted), near))
+    return (2 * precision * recall / (precision + recall).clamp(min=1e-9)).item()
 
 
 def seam(images: Tensor, columns: Sequence[int]) -> float:

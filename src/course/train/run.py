@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.utils import save_image
 
 from course import UserError
 from course.train import checkpoint, recipes
@@ -24,6 +25,8 @@ from course.train.fit import Progress, fit
 from course.train.processes import surroundings
 from course.train.settings import override
 from course.train.weights import check_name
+
+LOOKS = 10  # times that pictures are drawn on the way
 
 
 def run(
@@ -39,8 +42,8 @@ def run(
     """Train a recipe's model, measure it, and write ``out/name-profile/name.safetensors``.
 
     A checkpoint beside the result is written fifty times over the run, and when Ctrl-C or a termination
-    signal stops it; ``resume`` goes on from there.  What is measured is the model as it is written, rounded
-    to float16.
+    signal stops it; ``resume`` goes on from there.  Where a recipe shows pictures on the way, ten are written.
+    What is measured is the model as it is written, rounded to float16.
 
     Args:
         recipe: name of a recipe.
@@ -96,11 +99,15 @@ def run(
         resume=resume,
         meta=origin,
     )
+    looks = max(1, settings.steps // LOOKS)
     with _patience() as stopped:
-        for _ in watch(updates):
+        for progress in watch(updates):
             if stopped:
                 updates.close()  # writes the checkpoint
                 raise KeyboardInterrupt
+            if task.show and progress.step % looks == 0 and surroundings().is_main_process:
+                path = folder / f"{name}-{progress.step:06}.png"
+                save_image(task.show(player.trained.eval()), path, normalize=True, value_range=(-1, 1))
 
     # Measure and write
     result = folder / f"{name}.safetensors"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from course import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from course.train.fit import Player
 
@@ -29,11 +29,13 @@ class Task:
         players: what learns; one of them holds the model that the recipe is about.
         batches: step to start from -> endless iterator of batches, see `course.train.fit.fit`.
         measure: trained model, on the CPU and in evaluation mode -> its metrics.
+        show: model in training -> a few pictures (N, C, H, W) in [-1, 1], to be looked at on the way; or none.
     """
 
     players: list[Player]
     batches: Callable[[int], Iterator[dict[str, Any]]]
     measure: Callable[[nn.Module], dict[str, float]]
+    show: Callable[[nn.Module], Tensor] | None = None
 
 
 def number(default: Any, low: float = -math.inf, high: float = math.inf) -> Any:

@@ -14,7 +14,7 @@ from course import UserError
 from course.train import checkpoint, recipes
 from course.train.settings import restored
 
-FILE_LIMIT, TOTAL_LIMIT = 10_000_000, 60_000_000  # bytes; git keeps every version of every file
+FILE_LIMIT, TOTAL_LIMIT = 10_000_000, 100_000_000  # bytes; git keeps every version of every file
 
 
 def folder() -> Path:
@@ -69,7 +69,7 @@ def ship(path: str | Path) -> Path:
     """Copy a result file among the shipped models, under the name in its metadata. Returns the copy.
 
     Raises:
-        UserError: it does not load, or is larger than 10 MB, or all shipped files would be larger than 60 MB.
+        UserError: it does not load, or is larger than 10 MB, or all shipped files would be larger than 100 MB.
     """
     read(path)
     content = Path(path).read_bytes()

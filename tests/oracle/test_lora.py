@@ -9,7 +9,16 @@ import torch
 from torch import nn
 
 from course import UserError
+from course.data.tokens import LENGTH, TOKENS
+from course.export import adapter as file
+from course.export.pipeline import pipeline
+from course.models.ldm import TextToImage
 from course.models.lora import ATTENTION, Adapter, LoRA
+from course.models.text import TextEncoder
+from course.models.unet import UNet
+from course.train import checkpoint
+from course.train.latents import LatentSpace
+from course.train.recipes import kl, ldm
 
 
 @pytest.fixture
@@ -170,3 +179,86 @@ def test_ranks_and_alphas_that_make_no_sense(arguments, words):
         LoRA(*arguments)
     with pytest.raises(UserError, match="called nothing"):
         Adapter(nn.Linear(3, 3), targets=["nothing"])
+
+
+# Files for Diffusers
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """A small pipeline of ours in Diffusers' classes, with random weights."""
+    torch.manual_seed(0)
+    stage = kl.model(kl.Settings(size=32, latent=4, widths=(16, 16, 32), groups=2)).eval()
+    network = TextToImage(UNet(4, (16, 32), 1, range(2), context=16, groups=2), TextEncoder(len(TOKENS), LENGTH, 16, 2))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(std=0.1 if parameter.ndim == 1 else parameter[0].numel() ** -0.5)
+    return pipeline(ldm.Settings(size=32), network.eval(), LatentSpace(stage, 4, 1.0, 4))
+
+
+@pytest.fixture
+def fresh(pipe):
+    yield pipe
+    pipe.unload_lora_weights()
+
+
+def drawn(pipe, seed=5):
+    generator = torch.Generator().manual_seed(seed)
+    options = {"num_inference_steps": 4, "guidance_scale": 2.0, "output_type": "latent", "generator": generator}
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(["large red circle top left"], **options).images
+
+
+@pytest.mark.parametrize("alpha", [None, 9.0])
+def test_a_saved_adapter_draws_the_same_in_diffusers(fresh, tmp_path, alpha):
+    before = drawn(fresh)
+    adapter = filled(Adapter(fresh.unet, 3, alpha))
+    adapter.attach(fresh.unet)
+    wanted = drawn(fresh)
+    adapter.detach()
+    file.save(adapter, tmp_path / "one.safetensors")
+    fresh.load_lora_weights(tmp_path, weight_name="one.safetensors", adapter_name="plain")
+    assert relative(drawn(fresh), wanted) <= 1e-5 and relative(before, wanted) > 1e-3
+    fresh.unload_lora_weights()
+    file.load(fresh, tmp_path / "one.safetensors", "one")
+    assert relative(drawn(fresh), wanted) <= 1e-5
+
+
+def test_two_files_mix(fresh, tmp_path):
+    adapters = [filled(Adapter(fresh.unet, rank), seed=rank) for rank in (2, 4)]
+    for number, (adapter, scale) in enumerate(zip(adapters, (0.7, 0.4))):
+        file.save(adapter, tmp_path / f"{number}.safetensors")
+        adapter.attach(fresh.unet)
+        adapter.scale = scale
+    wanted = drawn(fresh)
+    for number, adapter in enumerate(adapters):
+        adapter.detach()
+        file.load(fresh, tmp_path / f"{number}.safetensors", f"a{number}")
+    fresh.set_adapters(["a0", "a1"], [0.7, 0.4])
+    assert relative(drawn(fresh), wanted) <= 1e-5
+
+
+def test_files_that_do_not_fit_are_refused_in_one_line(fresh, tmp_path):
+    before = drawn(fresh)
+    path = tmp_path / "a.safetensors"
+    good = file.tensors(Adapter(fresh.unet, 3))
+    key = next(iter(good))
+    other = key.replace("lora_A", "lora_B")
+    for change, message in (
+        ({key: torch.zeros(3, 5)}, "made for another U-Net: .* has 16 channels here, 5 there"),
+        ({key: torch.zeros(2, 16)}, "damaged: the factors of .* have the ranks 2 and 3"),
+        ({key.replace("down_blocks.0", "down_blocks.7"): good[key]}, "another U-Net: this one has no linear layer"),
+        ({key.removeprefix("unet."): good[key]}, "is no adapter of a U-Net"),
+        ({"weight": torch.zeros(3)}, "is no adapter of a U-Net: it holds 'weight'"),
+        ({other: None}, f"damaged: it lacks '{other}'"),
+    ):
+        checkpoint.save(path, {k: v for k, v in (good | change).items() if v is not None}, {})
+        with pytest.raises(UserError, match=message) as caught:
+            file.load(fresh, path, "a")
+        assert "\n" not in str(caught.value)
+    checkpoint.save(path, {}, {})
+    with pytest.raises(UserError, match="it is empty"):
+        file.load(fresh, path, "a")
+    with pytest.raises(UserError, match="no such file"):
+        file.load(fresh, tmp_path / "none", "a")
+    assert torch.equal(drawn(fresh), before)

@@ -66,8 +66,13 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     with _opened(path) as file:
         meta = _meta(file, path)
-        # Copies, because some versions of safetensors give views into the file, which may change.
-        return {key: file.get_tensor(key).clone() for key in file.keys()}, meta
+        return _tensors(file), meta
+
+
+def tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors alone, of any safetensors file, by whomever. Raises what `load` raises, but the last."""
+    with _opened(path) as file:
+        return _tensors(file)
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -85,6 +90,11 @@ def _opened(path: str | Path) -> Any:
     except (OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} is truncated or not a safetensors file ({reason})") from None
+
+
+def _tensors(file: Any) -> dict[str, Tensor]:
+    # Copies, because some versions of safetensors give views into the file, which may change.
+    return {key: file.get_tensor(key).clone() for key in file.keys()}
 
 
 def _meta(file: Any, path: str | Path) -> dict[str, Any]:

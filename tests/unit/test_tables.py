@@ -95,6 +95,7 @@ SCRIPTS = {
     "priors": "pixelcnn",
     "code_grid": "psnr",
     "latent_factor": "right_kind",
+    "guidance": "right_everything",
     "ddim_table": "Fréchet distance, without clipping",
     "denoisers": "attention",
     "time_to_quality": "is reached by ours",

@@ -55,7 +55,7 @@ class Settings:
 
 PROFILES = {
     "smoke": Settings(latents="pixels", size=16, widths=(16, 16), groups=2, text_width=16, steps=3, batch=8, count=48),
-    "quick": Settings(count=3000, steps=200, batch=32),
+    "quick": Settings(count=2000, steps=150, batch=32),
     "full": Settings(steps=20_000),
 }
 

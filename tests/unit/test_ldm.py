@@ -98,6 +98,32 @@ def test_a_caption_is_left_out_as_often_as_asked(drop):
     assert ((seen[0] == tokenize([""])).all(1) == bool(drop)).all()
 
 
+@pytest.mark.parametrize("condition, drop", [(ldm.MAP, 0.0), (ldm.MAP, 1.0), (ldm.LOW, 1.0)])
+def test_maps_are_left_out_as_often_as_asked_and_small_pictures_never(condition, drop):
+    settings = replace(SMOKE, condition=condition, drop=drop, latents="kl", size=64, count=16)
+    task = ldm.build(settings)
+    seen = []
+    task.players[0].module.register_forward_pre_hook(lambda _, args: seen.append(args[2]))
+    batch = next(task.batches(0))
+    task.players[0].loss(batch)
+    without = condition == ldm.MAP and drop == 1
+    assert batch["cond"].any() and torch.equal(seen[0], batch["cond"] * (not without))
+
+
+def test_a_map_is_guided_from_no_labels_at_all():
+    settings = replace(SMOKE, condition=ldm.MAP, latents="kl", size=64)
+    torch.manual_seed(0)
+    model = ldm.model(settings).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    asked = torch.rand(2, 112, 8, 8)
+    plain, none, blank = (
+        ldm.draw(settings, model, cond, scale=scale, steps=2)
+        for cond, scale in ((asked, 1.0), (asked, 0.0), (torch.zeros_like(asked), 3.0))
+    )
+    assert torch.allclose(none, blank, atol=1e-5) and not torch.allclose(none, plain, atol=1e-3)
+
+
 def test_captions_and_pictures_belong_together():
     """The judge reads real pictures as their captions say, and hardly ever as another picture's caption."""
     batch = data.load("shapes", "test", size=64).batch(range(200))

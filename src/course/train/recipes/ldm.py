@@ -27,6 +27,7 @@ from course.train.recipes.vqvae import LABELS
 from course.train.settings import Task, choice, number
 
 TEXT, LOW, MAP, HOLE = "text", "low", "map", "hole"  # the conditions
+GUIDED = (TEXT, MAP)  # those that are left out now and then, so that guidance can compare
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Settings:
     groups: int = number(8, 1, 32)
     text_width: int = number(128, 8, 1024)
     text_depth: int = number(2, 1, 12)
-    drop: float = number(0.1, 0.0, 1.0)  # share of training pictures whose caption is left out
+    drop: float = number(0.1, 0.0, 1.0)  # share of training pictures whose caption or map is left out
     T: int = number(1000, 1, 100_000)
     count: int = number(60_000, 8, 1_000_000)  # training pictures, encoded once
     ema: float = number(0.9995, 0.0, 0.99999)
@@ -164,13 +165,12 @@ def build(settings: Settings, model_: nn.Module | None = None) -> Task:
     told = partial(_condition, settings, space, torch.Generator().manual_seed(settings.seed))
     columns = {"z": lambda batch: space.encode(batch["image"]), "cond": told}
     kept = [stored(one, -(-settings.count // len(sets)), columns) for one in sets]
-    null = tokenize([""])
 
     def loss(batch: dict) -> Tensor:
         cond = batch["cond"]
-        if settings.condition == TEXT:  # now and then without: guidance compares the two
-            left_out = torch.rand(len(cond), 1, device=cond.device) < settings.drop
-            cond = torch.where(left_out, null.to(cond.device), cond)
+        if settings.condition in GUIDED:
+            left_out = torch.rand(len(cond), *[1] * (cond.ndim - 1), device=cond.device) < settings.drop
+            cond = torch.where(left_out, nothing(settings, cond), cond)
         return simple_loss(table, "v", network, batch["z"], cond)
 
     def walk(start: int) -> Iterator[dict]:
@@ -180,6 +180,11 @@ def build(settings: Settings, model_: nn.Module | None = None) -> Task:
         "denoiser", network, loss, lr=settings.lr, ema=settings.ema, warmup=min(500, settings.steps // 5), decay=True
     )
     return Task([player], walk, partial(metrics, settings))
+
+
+def nothing(settings: Settings, cond: Tensor) -> Tensor:
+    """What stands for no condition, for one picture: the tokens (1, M) of no words, a map (1, C, h, w) of no labels."""
+    return tokenize([""]).to(cond.device) if settings.condition == TEXT else torch.zeros_like(cond[:1])
 
 
 def path(T: int, steps: int) -> list[int]:
@@ -206,7 +211,7 @@ def draw(
     """Pictures (N, 3, H, W) in [-1, 1], one for each caption, or for each picture on the latents' grid.
 
     Args:
-        scale: of the guidance; only captions are guided.
+        scale: of the guidance by captions or maps; the other conditions are not guided.
         steps: of the sampler, DDIM.
     """
     space, table = latent_space(settings.latents), schedule(settings)
@@ -218,11 +223,12 @@ def draw(
         # at the noisy end the signal is 5e-5 of a state: read off in float32, the clean picture would be wrong in the
         # third digit
         z = z.double()
+        predictor = denoiser(settings, model)
         if settings.condition == TEXT:
             null, part = model.text(tokenize([""])), model.text(tokenize(part))
             predictor = Guided(denoiser(settings, model.unet), null, scale)
-        else:
-            predictor = denoiser(settings, model)
+        elif settings.condition in GUIDED:
+            predictor = Guided(predictor, nothing(settings, part), scale)
         times = path(settings.T, steps)
         z = last(sample(table, predictor, z, steps, cond=part, path=times))
         made.append(space.decode(z.float()))

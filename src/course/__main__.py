@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from course import UserError
 
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is one line without the usage text before it."""
+    """argparse, but a mistake is one line without the usage text before it; and @FILE reads arguments from a file."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options, fromfile_prefix_chars="@")
+
+    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
+        return shlex.split(arg_line, comments=True)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see: {self.prog} --help)")
@@ -50,7 +57,9 @@ def parser() -> Parser:
     command.set_defaults(command=show_all)
 
     command = commands.add_parser(
-        "train", help="train a recipe's model and write runs/NAME-PROFILE/NAME.safetensors"
+        "train",
+        help="train a recipe's model and write runs/NAME-PROFILE/NAME.safetensors",
+        epilog="Arguments may stand in a file, with remarks behind #: course train @FILE",
     )
     command.add_argument("recipe", help="see: course list")
     command.add_argument("--profile", default="quick", help="smoke, quick (default) or full")

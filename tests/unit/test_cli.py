@@ -152,6 +152,15 @@ def test_train_measure_ship_load(place, capsys):
     assert "toy on noise, 77 parameters" in said and "precision" in said and "shapes_video" in said
 
 
+def test_arguments_from_a_file(place, capsys):
+    (place / "my.txt").write_text("# my training\ntoy --profile smoke\n\n--set steps=2   # a trial\nnote='two words'\n")
+    assert main(["train", "@my.txt", "--name", "mine"]) == 0
+    settings = checkpoint.describe(place / "runs" / "mine-smoke" / "mine.safetensors")["settings"]
+    assert (settings["steps"], settings["note"]) == (2, "two words")
+    capsys.readouterr()
+    assert "none.txt" in complaint(capsys, "train", "@none.txt")
+
+
 def test_the_revision_is_of_the_code_and_not_of_what_it_made(tmp_path, monkeypatch):
     """In a repository that looks like this one."""
     from course.train import run

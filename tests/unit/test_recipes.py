@@ -12,7 +12,8 @@ from course.models.judge import PLACE_MIDDLES
 from course.train import recipes, weights
 from course.train.codes import stage_one
 from course.train.fit import fit
-from course.train.recipes import ddpm, gpt, kl, pixelcnn, vqvae
+from course.train.latents import latent_space
+from course.train.recipes import ddpm, gpt, kl, ldm, pixelcnn, vqvae
 from course.train.recipes.pixelcnn import likelihood as measured
 
 
@@ -208,6 +209,25 @@ def test_shipped_weights_still_measure_what_their_file_says(name):
         found = home.metrics(weights.settings(name), model, 500)
         key, near = ("iou", 0.01) if "iou" in stored else ("psnr", 0.25)
         assert found[key] == pytest.approx(stored[key], abs=near)
+    elif weights.info(name)["recipe"] == "ldm":
+        # 60 samples of ten steps; what is allowed beside the stored value is three times what they scatter
+        settings, space = weights.settings(name), latent_space("kl")
+        batch = data.load("shapes", "test", size=settings.size).batch(range(60))
+        x = batch["image"]
+        batch |= {"low": ldm.low(x), "hole": ldm.holes(x, torch.Generator().manual_seed(0))}
+        kind = settings.condition
+        fake = ldm.draw(
+            settings, model, batch["caption"] if kind == ldm.TEXT else ldm.beside(kind, space, batch), steps=10
+        )
+        if kind == ldm.TEXT:
+            assert ldm.obeyed(fake, batch["factors"])["right_everything"] >= stored["right_everything"] - 0.08
+        elif kind == ldm.LOW:
+            assert measure.psnr(x, fake) == pytest.approx(stored["psnr"], abs=1)
+        elif kind == ldm.MAP:
+            assert gpt.overlap(fake, x, batch["mask"])["iou"] >= stored["iou"] - 0.03
+        else:  # what is not in the hole comes back nearly as the autoencoder gives it, 34 dB
+            known = (batch["hole"] == 0).expand_as(x)
+            assert (fake - x)[known].square().mean() < 4 * 10**-2.9
     elif weights.info(name)["recipe"] in ("pixelcnn", "gpt"):
         settings = weights.settings(name)
         recipe, first = recipes.get(weights.info(name)["recipe"]), stage_one(settings.codes)

@@ -34,6 +34,8 @@ MODELS: dict[str, tuple[int, str]] = {
     "gpt_digits": (6, "GPT on the digits' codes of chapter 5, class given"),
     "gpt_classes": (6, "GPT on the VQGAN's codes of shapes, kind and colour given"),
     "gpt_masks": (6, "GPT on the VQGAN's codes of shapes, map given"),
+    "ldm": (7, "Latent diffusion of shapes, caption given"),
+    "ldm_low": (7, "Latent diffusion of shapes, small picture given"),
 }
 
 BOOK = Path(__file__).parents[3] / "book"

@@ -94,7 +94,8 @@ def test_a_wrong_parameter_stops_at_once_with_the_choices(chapter, name, value, 
         run(chapter, tmp_path, **{name: value})
     assert time.monotonic() - start <= SMOKE
     assert failure.value.ename == course.UserError.__name__
+    allowed = nbformat.read(chapter, as_version=4).metadata["course"]["datasets"]
     wrong, choice = (
-        (name, "dataset") if name == "datasets" else (value, "smoke" if name == "profile" else "glyphs")
+        (name, "dataset") if name == "datasets" else (value, "smoke" if name == "profile" else allowed[0])
     )
     assert wrong in failure.value.evalue and choice in failure.value.evalue

@@ -299,13 +299,15 @@ def test_the_book_s_samplers_draw_the_same_with_the_pipeline_s_parts(ours, folde
     wanted = ldm.draw(settings, model, CAPTIONS, scale=SCALE, steps=STEPS, seed=4)
     for base in (str(folder), path):
         found = opened(base)
-        assert (found.f, found.kind) == (4, "v")
+        assert (found.space.f, found.space.channels, found.kind) == (4, 4, "v")
         assert (found.draw(CAPTIONS, scale=SCALE, steps=STEPS, seed=4) - wanted).abs().max() <= SAME * 2
     x = torch.rand(2, 3, 32, 32) * 2 - 1
     space = latent_space(stage)
-    assert (found.encode(x) - space.encode(x)).abs().max() <= SAME
-    assert (found.decode(space.encode(x)) - space.decode(space.encode(x))).abs().max() <= SAME
+    assert (found.space.encode(x) - space.encode(x)).abs().max() <= SAME
+    assert (found.space.decode(space.encode(x)) - space.decode(space.encode(x))).abs().max() <= SAME
     with pytest.raises(UserError, match="multiples of f = 4"):
-        found.encode(x[..., :30])
+        found.space.encode(x[..., :30])
+    with pytest.raises(UserError, match=r"a caption has \d+ tokens, at most 32 are allowed"):
+        found.embed(["red circle", "red " * 40])
     with pytest.raises(UserError, match="no shipped weights 'nobody'"):
         opened("nobody")

@@ -26,7 +26,7 @@ def test_what_was_written_comes_back(folder):
     torch.testing.assert_close(again["image"], batch["image"][[3, 0]])  # the drawn levels are whole numbers already
 
 
-def test_hugging_face_reads_the_same_form(folder):
+def test_each_line_names_a_picture_and_its_text(folder):
     root, batch = folder
     lines = [json.loads(line) for line in (root / "metadata.jsonl").read_text().splitlines()]
     assert [line["text"] for line in lines] == batch["caption"]

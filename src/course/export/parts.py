@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from course import UserError
 from course.diffusion.guidance import Guided
@@ -16,13 +16,30 @@ from course.diffusion.objective import as_eps
 from course.diffusion.samplers import Denoiser, last, sample
 from course.diffusion.schedule import Schedule
 from course.export import pipeline
+from course.models.autoencoder import Encoded
+from course.train.latents import LatentSpace
 from course.train.recipes.ldm import path as trailing
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 KINDS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # what networks answer with, theirs -> ours
-BATCH = 100  # pictures at once
+BATCH = 100  # pictures drawn at once
+
+
+class Translated(nn.Module):
+    """Diffusers' autoencoder as the book calls one, on whatever device it is; takes and gives float32 on the CPU."""
+
+    def __init__(self, vae: nn.Module):
+        super().__init__()
+        self.vae = vae
+
+    def encode(self, x: Tensor) -> Encoded:
+        z = self.vae.encode(x.to(self.vae.device, self.vae.dtype)).latent_dist.mean
+        return Encoded(z.cpu().float(), z.new_zeros(len(z)))
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.vae.decode(z.to(self.vae.device, self.vae.dtype)).sample.cpu().float()
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,7 @@ class Parts:
     Attributes:
         pipe: with ``vae``, ``text_encoder``, ``tokenizer``, ``unet`` and ``scheduler``, as Diffusers has them.
         schedule: of the noise.
+        space: pictures to latents and back, both on the CPU.
         kind: of the network's answer, "eps", "x0" or "v".
         predictor: the network: z (B, C, h, w), t (B,), cond (B, M, C') -> its answer (B, C, h, w).  To lead it, as a
             ControlNet does, put another one in its place: ``replace(parts, predictor=...)``.
@@ -39,42 +57,23 @@ class Parts:
 
     pipe: DiffusionPipeline
     schedule: Schedule
+    space: LatentSpace
     kind: str
     predictor: Denoiser
 
-    @property
-    def f(self) -> int:
-        """How many times smaller a latent is on each side."""
-        return self.pipe.vae_scale_factor
-
-    @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """Pictures (N, 3, H, W) in [-1, 1] -> latents (N, C, H / f, W / f) of about unit variance, on the CPU.
-
-        Raises:
-            UserError: a height or width that does not divide by f.
-        """
-        if any(side % self.f for side in x.shape[2:]):
-            raise UserError(f"height and width must be multiples of f = {self.f}, not {tuple(x.shape[2:])}")
-        vae = self.pipe.vae
-        means = [vae.encode(part.to(vae.device, vae.dtype)).latent_dist.mean.cpu().float() for part in x.split(BATCH)]
-        return torch.cat(means) * vae.config.scaling_factor
-
-    @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """Latents (N, C, h, w) -> pictures (N, 3, h f, w f) in [-1, 1], on the CPU."""
-        vae = self.pipe.vae
-        z = z / vae.config.scaling_factor
-        pictures = [vae.decode(part.to(vae.device, vae.dtype)).sample.cpu().float() for part in z.split(BATCH)]
-        return torch.cat(pictures).clamp(-1, 1)
-
     @torch.no_grad()
     def embed(self, captions: Sequence[str]) -> Tensor:
-        """Captions -> their tokens' vectors (N, M, C), on the U-Net's device."""
+        """Captions -> their tokens' vectors (N, M, C), on the U-Net's device.
+
+        Raises:
+            UserError: a caption with more tokens than the text encoder has places.
+        """
         words, encoder = self.pipe.tokenizer, self.pipe.text_encoder
-        options = {"padding": "max_length", "truncation": True, "max_length": words.model_max_length}
-        numbers = words(list(captions), return_tensors="pt", **options).input_ids
-        return encoder(numbers.to(encoder.device))[0]
+        numbers = words(list(captions), padding="max_length").input_ids
+        longest = max(map(len, numbers), default=0)
+        if longest > words.model_max_length:
+            raise UserError(f"a caption has {longest} tokens, at most {words.model_max_length} are allowed")
+        return encoder(torch.tensor(numbers, device=encoder.device))[0]
 
     @property
     def denoiser(self) -> Denoiser:
@@ -103,7 +102,7 @@ class Parts:
             z = torch.randn(len(cond), unet.config.in_channels, side, side, generator=generator).double()
             options = {"cond": cond, "path": trailing(len(self.schedule), steps)}
             guided = Guided(self.denoiser, null, scale)
-            made.append(self.decode(last(sample(self.schedule, guided, z.to(unet.device), steps, **options))))
+            made.append(self.space.decode(last(sample(self.schedule, guided, z.to(unet.device), steps, **options))))
         return torch.cat(made)
 
 
@@ -116,8 +115,9 @@ def parts(pipe: DiffusionPipeline) -> Parts:
     def predictor(z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         return pipe.unet(z.to(pipe.unet.dtype), t, cond.to(pipe.unet.dtype)).sample
 
-    schedule = Schedule(pipe.scheduler.alphas_cumprod.double())
-    return Parts(pipe, schedule, KINDS[config.prediction_type], predictor)
+    schedule, vae = Schedule(pipe.scheduler.alphas_cumprod.double()), pipe.vae.config
+    space = LatentSpace(Translated(pipe.vae), pipe.vae_scale_factor, 1 / vae.scaling_factor, vae.latent_channels)
+    return Parts(pipe, schedule, space, KINDS[config.prediction_type], predictor)
 
 
 def opened(base: str) -> Parts:

@@ -154,7 +154,7 @@ def figure(table: list[dict[str, Any]]) -> Figure:
         # whole decades, so that each axis has at least two numbers
         low, high = math.log10(min(x, default=0.1)), math.log10(max(x, default=10))
         axis.set_xlim(10 ** math.floor(low - 0.3), 10 ** math.ceil(high + 0.3))
-        axis.set_ylim(min([0.7, *y]) * 0.8, max([10, *y]) * 2)
+        axis.set_ylim(min([0.7, *y]) * 0.6, max([10, *y]) * 2)
         axis.axhline(1, color=style.INK, linewidth=1.2, linestyle="--")
         axis.annotate(
             "real pictures",

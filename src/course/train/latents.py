@@ -11,7 +11,7 @@ from course import UserError
 from course.models.autoencoder import Autoencoder, Point
 from course.train import weights
 
-BATCH = 250  # pictures at once
+AT_ONCE = 2**20  # pixels of the pictures that are encoded or decoded together
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,17 @@ class LatentSpace:
         """
         if any(side % self.f for side in x.shape[2:]):
             raise UserError(f"height and width must be multiples of f = {self.f}, not {tuple(x.shape[2:])}")
-        return torch.cat([self.model.encode(part).z for part in x.split(BATCH)]) / self.std
+        return torch.cat([self.model.encode(part).z for part in x.split(self._few(x))]) / self.std
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Latents (N, C, h, w) -> pictures (N, 3, h f, w f) in [-1, 1]."""
-        return torch.cat([self.model.decode(part * self.std) for part in z.split(BATCH)]).clamp(-1, 1)
+        return torch.cat([self.model.decode(part * self.std) for part in z.split(self._few(z, self.f))]).clamp(-1, 1)
+
+    def _few(self, maps: Tensor, f: int = 1) -> int:
+        """How many of them go together: pictures, or latents that are f times smaller."""
+        height, width = maps.shape[2:]
+        return max(1, AT_ONCE // max(1, height * width * f**2))
 
 
 def latent_space(name: str) -> LatentSpace:

@@ -78,10 +78,13 @@ def controlled(parts: Parts, controlnet: ControlNetModel, edges: Tensor, strengt
     return replace(parts, predictor=predictor)
 
 
-def loss(settings: Settings, parts: Parts, controlnet: ControlNetModel, batch: dict) -> Tensor:
-    """The base model's own loss, on latents ("z"), encoded captions ("cond"), no caption ("null") and "edges"."""
+def loss(settings: Settings, parts: Parts, controlnet: ControlNetModel, null: Tensor, batch: dict) -> Tensor:
+    """The base model's own loss on latents ("z"), encoded captions ("cond") and "edges".
+
+    null: (1, M, C), the encoded empty caption, which takes a caption's place now and then.
+    """
     left_out = torch.rand(len(batch["z"]), 1, 1, device=batch["z"].device) < settings.drop
-    cond = torch.where(left_out, parts.embed([""]), batch["cond"])
+    cond = torch.where(left_out, null, batch["cond"])
     led = controlled(parts, controlnet, batch["edges"])
     return simple_loss(led.schedule, led.kind, led.predictor, batch["z"], cond)
 
@@ -91,7 +94,7 @@ def build(settings: Settings, model_: ControlNetModel | None = None) -> Task:
     parts.pipe.to(surroundings().device)
     parts.pipe.unet.requires_grad_(False)  # it is led, not changed
     columns = {
-        "z": lambda batch: parts.encode(batch["image"]),
+        "z": lambda batch: parts.space.encode(batch["image"]),
         "cond": lambda batch: parts.embed(batch["caption"]),
         "edges": lambda batch: canny(batch["image"]).to(torch.int16),
     }
@@ -104,7 +107,7 @@ def build(settings: Settings, model_: ControlNetModel | None = None) -> Task:
     player = Player(
         "controlnet",
         network,
-        partial(loss, settings, parts, network),
+        partial(loss, settings, parts, network, parts.embed([""])),
         lr=settings.lr,
         ema=settings.ema,
         warmup=settings.steps // 20,

@@ -81,7 +81,10 @@ def build(settings: Settings, model_: Adapter | None = None) -> Task:
     adapter, parts = model(settings) if model_ is None else model_, opened(settings.base)
     parts.pipe.to(surroundings().device)
     pictures = load(settings)
-    columns = {"z": lambda batch: parts.encode(batch["image"]), "cond": lambda batch: parts.embed(batch["caption"])}
+    columns = {
+        "z": lambda batch: parts.space.encode(batch["image"]),
+        "cond": lambda batch: parts.embed(batch["caption"]),
+    }
     kept = stored(pictures, min(settings.count, len(pictures)), columns)
     parts.pipe.unet.requires_grad_(False)  # the network stays; gradients reach the adapter alone
     adapter.attach(parts.pipe.unet)

@@ -44,7 +44,7 @@ def main(argv=None):
     parser.add_argument("--into", help="folder for the table; by default that of the stored tables")
     parser.add_argument("--smoke", action="store_true", help="a trial of seconds")
     options = parser.parse_args(argv)
-    seconds, size, pictures, samples, factors = 1500, 64, 60_000, 500, (8, 4, 2, 1)
+    seconds, size, pictures, samples, factors = 900, 64, 60_000, 500, (8, 4, 2, 1)
     base = ldm.Settings(widths=WIDTHS, ema=0.999)
     if options.smoke:
         seconds, size, pictures, samples, factors = 0.1, 16, 50, 8, (4, 1)

@@ -7,13 +7,14 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help book test fast notebooks bench address clean distclean
+.PHONY: help book test fast notebooks listings bench address clean distclean
 
 help:
 	@echo "make book        build the book and print where it is"
 	@echo "make test        run every test, as the continuous integration does"
 	@echo "make fast        run the fast tests only"
 	@echo "make notebooks   run the chapters again and store their outputs (one: make notebooks CHAPTER=01)"
+	@echo "make listings    renew the library's code that the chapters show, after a change that alters no result"
 	@echo "make bench       measure speed and memory"
 	@echo "make address URL=...   change the repository's public address everywhere"
 	@echo "make clean       remove what was built; make distclean also removes $(VENV)"
@@ -30,6 +31,9 @@ fast: $(VENV)/.test
 
 notebooks: $(VENV)/.test
 	@$(BIN)/python tools/notebooks.py $(CHAPTER)
+
+listings: $(VENV)/.test
+	@$(BIN)/python tools/notebooks.py --listings $(CHAPTER)
 
 bench: $(VENV)/.test
 	@for file in benchmarks/*_speed.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

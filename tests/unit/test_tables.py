@@ -96,6 +96,7 @@ SCRIPTS = {
     "code_grid": "psnr",
     "latent_factor": "right_kind",
     "guidance": "right_everything",
+    "low_rank": "'way': 'adapter'",
     "ddim_table": "Fréchet distance, without clipping",
     "denoisers": "attention",
     "time_to_quality": "is reached by ours",

@@ -16,10 +16,10 @@ AT_ONCE = 2**20  # pixels of the pictures that are encoded or decoded together
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """Pictures to latents and back.
+    """Pictures to latents and back, both on the CPU.
 
     Attributes:
-        model: in evaluation mode, without gradients.
+        model: in evaluation mode, without gradients, on whatever device.
         f: how many times smaller a latent is on each side.
         std: standard deviation of the encoder's means; latents are divided by it, so that the noise of a schedule,
             whose variance is 1, meets a signal of variance 1 (section 4.3.2 and appendix G there).
@@ -40,12 +40,18 @@ class LatentSpace:
         """
         if any(side % self.f for side in x.shape[2:]):
             raise UserError(f"height and width must be multiples of f = {self.f}, not {tuple(x.shape[2:])}")
-        return torch.cat([self.model.encode(part).z for part in x.split(self._few(x))]) / self.std
+        device = self._device
+        return torch.cat([self.model.encode(part.to(device)).z.cpu() for part in x.split(self._few(x))]) / self.std
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Latents (N, C, h, w) -> pictures (N, 3, h f, w f) in [-1, 1]."""
-        return torch.cat([self.model.decode(part * self.std) for part in z.split(self._few(z, self.f))]).clamp(-1, 1)
+        device, parts = self._device, (z * self.std).split(self._few(z, self.f))
+        return torch.cat([self.model.decode(part.to(device)).cpu() for part in parts]).clamp(-1, 1)
+
+    @property
+    def _device(self) -> torch.device:
+        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
 
     def _few(self, maps: Tensor, f: int = 1) -> int:
         """How many of them go together: pictures, or latents that are f times smaller."""

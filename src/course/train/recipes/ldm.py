@@ -23,6 +23,7 @@ from course.models.unet import UNet
 from course.train.codes import stored
 from course.train.fit import Player
 from course.train.latents import LatentSpace, latent_space
+from course.train.processes import surroundings
 from course.train.recipes.vqvae import LABELS
 from course.train.settings import Task, choice, number
 
@@ -161,6 +162,7 @@ def denoiser(settings: Settings, predictor: nn.Module) -> Denoiser:
 def build(settings: Settings, model_: nn.Module | None = None) -> Task:
     network = model(settings) if model_ is None else model_
     space, table = latent_space(settings.latents), schedule(settings)
+    space.model.to(surroundings().device)
     sets = sources(settings, "train")
     told = partial(_condition, settings, space, torch.Generator().manual_seed(settings.seed))
     columns = {"z": lambda batch: space.encode(batch["image"]), "cond": told}

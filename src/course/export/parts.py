@@ -120,10 +120,17 @@ def parts(pipe: DiffusionPipeline) -> Parts:
     return Parts(pipe, schedule, space, KINDS[config.prediction_type], predictor)
 
 
-def opened(base: str) -> Parts:
+def opened(base: str, decoder: str = "") -> Parts:
     """The parts of a text-to-image model: by the name of shipped weights, a result of `course train ldm`, or a folder.
 
+    Args:
+        decoder: for weights, see :func:`course.export.pipeline.built`.
+
     Raises:
-        UserError: none of these, or weights of another recipe.
+        UserError: none of these, or weights of another recipe; a decoder for a folder.
     """
-    return parts(pipeline.load(base) if Path(base).is_dir() else pipeline.built(base))
+    if not Path(base).is_dir():
+        return parts(pipeline.built(base, decoder))
+    if decoder:
+        raise UserError(f"the folder {base} has a decoder of its own; leave out {decoder}")
+    return parts(pipeline.load(base))

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -197,8 +198,11 @@ def draw(
     return pipe(list(captions), height, width, output_type="pt", **options).images * 2 - 1
 
 
-def built(name: str) -> StableDiffusionPipeline:
+def built(name: str, decoder: str = "") -> StableDiffusionPipeline:
     """Shipped weights, or a result of `course train ldm` by its path, as a pipeline.
+
+    Args:
+        decoder: weights of the recipe kl with the same latents, whose decoder draws in place of the model's own.
 
     Raises:
         UserError: as :func:`pipeline`, no such weights, or weights of another recipe.
@@ -207,7 +211,13 @@ def built(name: str) -> StableDiffusionPipeline:
     if meta.get("recipe") != "ldm":
         raise UserError(f"{name} is no text-to-image model: it was made by the recipe {meta.get('recipe')!r}, not ldm")
     settings = restored(ldm.Settings, meta["settings"])
-    return pipeline(settings, weights.read(path), latent_space(settings.latents))
+    space = latent_space(settings.latents)
+    if decoder:
+        start = weights.locate(decoder)[1]["settings"].get("start")
+        if start != settings.latents:
+            raise UserError(f"{decoder} has other latents than {name}: it was not trained with start={settings.latents}")
+        space = replace(space, model=latent_space(decoder).model)
+    return pipeline(settings, weights.read(path), space)
 
 
 def export(name: str, folder: Path | str) -> Path:

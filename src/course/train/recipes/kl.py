@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from course import data
+from course.data.captions import STYLES
 from course.models.autoencoder import Autoencoder, Gaussian
 from course.models.kl import kl_autoencoder
 from course.models.quantise import VectorQuantiser
+from course.train import checkpoint, weights
 from course.train.recipes.vqvae import fidelity, player
 from course.train.settings import Task, choice, number
 
@@ -29,6 +31,8 @@ class Settings:
     bottleneck: str = choice("kl", "kl", "vq")
     weight: float = number(1e-6, 0.0, 100.0)  # of the pull towards N(0, I), in nats for each number of the code
     entries: int = number(256, 2, 16384)  # in the codebook of the vq bottleneck
+    styles: tuple[str, ...] = STYLES[:4]  # of the shapes
+    start: str = ""  # weights whose encoder, and so whose latents, stay: the decoder alone learns on
     ema: float | None = number(0.998, 0.0, 0.99999)
     steps: int = number(4000, 1, 10_000_000)
     batch: int = number(32, 1, 65536)
@@ -53,11 +57,12 @@ def load(settings: Settings, split: str) -> list[data.DataSet]:
     options = {"size": settings.size, "seed": settings.seed}
     if settings.dataset != "shapes":
         return [data.load(settings.dataset, split, **options)]
-    return [data.load("shapes", split, shapes=count, **options) for count in (1, 2)]
+    return [data.load("shapes", split, shapes=count, styles=settings.styles, **options) for count in (1, 2)]
 
 
 def model(settings: Settings) -> Autoencoder:
-    return kl_autoencoder(
+    """A new autoencoder, or one with a trained start whose encoder is frozen."""
+    network = kl_autoencoder(
         load(settings, "test")[0].channels,
         settings.latent,
         settings.widths,
@@ -65,6 +70,11 @@ def model(settings: Settings) -> Autoencoder:
         settings.groups,
         VectorQuantiser(settings.entries, settings.latent) if settings.bottleneck == "vq" else Gaussian(),
     )
+    if settings.start:
+        path, _ = weights.locate(settings.start)
+        checkpoint.restore(network, checkpoint.load(path)[0], path)
+        network.encoder.requires_grad_(False)
+    return network
 
 
 def loss(settings: Settings, model: Autoencoder, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:

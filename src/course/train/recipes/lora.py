@@ -33,6 +33,7 @@ class Settings:
     root: str = ""  # the folder, where the data set is one
     style: str = choice("dotted", *STYLES)  # of the shapes that are drawn
     base: str = "ldm"  # shipped weights, a result file of `course train ldm`, or the folder of a pipeline
+    decoder: str = ""  # weights of the recipe kl whose decoder draws in place of the base's own
     rank: int = number(8, 1, 1024)
     targets: tuple[str, ...] = ATTENTION  # names of the layers that are changed, or how they end
     size: int = number(64, 16, 1024)
@@ -78,7 +79,7 @@ def loss(settings: Settings, parts: Parts, batch: dict) -> Tensor:
 
 
 def build(settings: Settings, model_: Adapter | None = None) -> Task:
-    adapter, parts = model(settings) if model_ is None else model_, opened(settings.base)
+    adapter, parts = model(settings) if model_ is None else model_, opened(settings.base, settings.decoder)
     parts.pipe.to(surroundings().device)
     pictures = load(settings)
     columns = {
@@ -109,7 +110,7 @@ def metrics(settings: Settings, adapter: Adapter, count: int = 200) -> dict[str,
         return {}
     from course.train import weights
 
-    batch, parts = load(settings, "test").batch(range(count)), opened(settings.base)
+    batch, parts = load(settings, "test").batch(range(count)), opened(settings.base, settings.decoder)
     adapter.detach()  # from the network that it was trained with
     adapter.attach(parts.pipe.unet)
     numbers = [sum(p.numel() for p in module.parameters()) for module in (adapter, parts.pipe.unet)]

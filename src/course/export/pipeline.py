@@ -215,7 +215,7 @@ def built(name: str, decoder: str = "") -> StableDiffusionPipeline:
     if decoder:
         start = weights.locate(decoder)[1]["settings"].get("start")
         if start != settings.latents:
-            raise UserError(f"{decoder} has other latents than {name}: it was not trained with start={settings.latents}")
+            raise UserError(f"{decoder} has other latents than {name}: train it with start={settings.latents}")
         space = replace(space, model=latent_space(decoder).model)
     return pipeline(settings, weights.read(path), space)
 

@@ -97,6 +97,7 @@ SCRIPTS = {
     "latent_factor": "right_kind",
     "guidance": "right_everything",
     "low_rank": "'way': 'adapter'",
+    "overfitting": "'updates': 2",
     "ddim_table": "Fréchet distance, without clipping",
     "denoisers": "attention",
     "time_to_quality": "is reached by ours",

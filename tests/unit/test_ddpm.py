@@ -8,6 +8,7 @@ import torch
 from course import UserError, data
 from course.data.captions import COLOURS, KINDS
 from course.diffusion import schedule
+from course.diffusion.arc import slerp
 from course.diffusion.several import sample_several
 from course.train.recipes import ddpm
 
@@ -118,3 +119,23 @@ def test_wrong_calls(change, complaint):
     arguments = dict(seeds=[1, 2], shape=(1, 2, 2), steps=3) | change
     with pytest.raises(UserError, match=complaint):
         sample_several(schedule.linear(), lambda x, t, cond: x, **arguments)
+
+
+# ---- the arc between two noises
+
+
+def test_the_arc_ends_at_its_ends_and_keeps_angle_and_length():
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(3, 4, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    other *= one.norm() / other.norm()
+    assert torch.allclose(slerp(one, other, 0.0), one) and torch.allclose(slerp(one, other, 1.0), other)
+    angle = torch.arccos((one * other).sum() / one.norm() ** 2)
+    for c in (0.25, 0.5, 0.9):
+        point = slerp(one, other, c)
+        assert torch.allclose(point.norm(), one.norm())  # equally long ends: a circle
+        assert torch.allclose(torch.arccos((one * point).sum() / one.norm() ** 2), c * angle)
+
+
+def test_the_arc_between_equal_directions_is_a_line():
+    x = torch.ones(2, 2)
+    assert torch.allclose(slerp(x, 3 * x, 0.5), 2 * x)

@@ -6,14 +6,16 @@ import pytest
 import torch
 
 from course import data, measure
+from course.data.canny import canny
 from course.data.captions import MOTIONS, STYLES
+from course.export.parts import opened
 from course.models.autoencoder import Encoded
 from course.models.judge import PLACE_MIDDLES
 from course.train import recipes, weights
 from course.train.codes import stage_one
 from course.train.fit import fit
 from course.train.latents import latent_space
-from course.train.recipes import ddpm, gpt, kl, ldm, pixelcnn, vqvae
+from course.train.recipes import controlnet, ddpm, gpt, kl, ldm, lora, pixelcnn, vqvae
 from course.train.recipes.pixelcnn import likelihood as measured
 
 
@@ -228,6 +230,22 @@ def test_shipped_weights_still_measure_what_their_file_says(name):
         else:  # what is not in the hole comes back nearly as the autoencoder gives it, 34 dB
             known = (batch["hole"] == 0).expand_as(x)
             assert (fake - x)[known].square().mean() < 4 * 10**-2.9
+    elif weights.info(name)["recipe"] == "lora":
+        # 40 samples of ten steps instead of 200 of twenty; the share scatters by 0.05
+        settings = weights.settings(name)
+        parts, batch = opened(settings.base, settings.decoder), lora.load(settings, "test").batch(range(40))
+        model.attach(parts.pipe.unet)
+        made = parts.draw(batch["caption"], steps=10)
+        told = measure.agreement(
+            measure.read(weights.load("judge_shapes"), made), measure.by_place(batch["factors"]), made.shape[2:]
+        )
+        assert told["style"] >= stored["style"] - 0.15 and told["kind"] >= stored["kind"] - 0.1
+    elif weights.info(name)["recipe"] == "controlnet":
+        settings = weights.settings(name)  # 20 samples of ten steps instead of 100 of twenty
+        batch, parts = controlnet.sources(settings, "test")[0].batch(range(20)), opened(settings.base)
+        wanted = canny(batch["image"])
+        made = controlnet.controlled(parts, model, wanted).draw(batch["caption"], steps=10)
+        assert measure.edge_agreement(canny(made), wanted) >= stored["edges"] - 0.05
     elif weights.info(name)["recipe"] in ("pixelcnn", "gpt"):
         settings = weights.settings(name)
         recipe, first = recipes.get(weights.info(name)["recipe"]), stage_one(settings.codes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,4 +76,6 @@ def load(pipe: DiffusionPipeline, path: str | Path, name: str) -> None:
     if not found:
         raise UserError(f"{path} is no adapter of a U-Net: it is empty")
     # the U-Net's share of load_lora_weights, which would look for text encoders too and warn that there are none
-    pipe.load_lora_into_unet(found, network_alphas=None, unet=pipe.unet, adapter_name=name, _pipeline=pipe)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are what is wanted here
+        pipe.load_lora_into_unet(found, network_alphas=None, unet=pipe.unet, adapter_name=name, _pipeline=pipe)

@@ -4,7 +4,8 @@
 
 Fills the stored table "latent_factor".  Every row has the same training time in all: on latents a third of it trains
 the autoencoder, on pixels the diffusion model has all of it.  Each U-Net sees 16 x 16 positions at most, what attention
-at every level can afford on a CPU: larger grids enter as squares of pixels (`patch`).  With f = 8 there are 8 x 8.
+at every level can afford on a CPU: larger grids enter as squares of pixels (`patch`).  The pictures have 32 x 32
+pixels, a quarter of chapter 7's, so that a few minutes are enough to learn something for every f.
 """
 
 import argparse
@@ -18,9 +19,9 @@ from course.train.recipes import kl, ldm
 from course.train.run import rounded
 from course.train.timed import trained_for
 
-LATENT = {2: 3, 4: 4, 8: 8}  # numbers at each position of the latent
+LATENT = {2: 3, 4: 4, 8: 16}  # numbers at each position of the latent
 POSITIONS = 16  # most on a side that a U-Net works on
-WIDTHS = (64, 128, 128)  # of the U-Nets, as many as lead down to 4 x 4
+WIDTHS = (64, 128, 128)  # of the U-Nets at 16 x 16, 8 x 8 and 4 x 4 positions, from where each begins
 REBUILT = ("psnr", "frechet_reconstruction")  # what is kept of the autoencoder's metrics
 DRAWN = ("frechet", "frechet_floor", "precision", "recall", "ms_per_image")  # and of the model's
 DRAWN += tuple(f"right_{factor}" for factor in (*ldm.FACTORS, "everything"))
@@ -44,7 +45,7 @@ def main(argv=None):
     parser.add_argument("--into", help="folder for the table; by default that of the stored tables")
     parser.add_argument("--smoke", action="store_true", help="a trial of seconds")
     options = parser.parse_args(argv)
-    seconds, size, pictures, samples, factors = 900, 64, 60_000, 500, (8, 4, 2, 1)
+    seconds, size, pictures, samples, factors = 600, 32, 30_000, 500, (8, 4, 2, 1)
     base = ldm.Settings(widths=WIDTHS, ema=0.999)
     if options.smoke:
         seconds, size, pictures, samples, factors = 0.1, 16, 50, 8, (4, 1)
@@ -66,7 +67,7 @@ def main(argv=None):
             name, facts = latents(f, first, seconds / 3, folder)
             positions = min(size // f, POSITIONS)
             settings = replace(base, latents=name, size=size, count=pictures, patch=size // f // positions)
-            settings = replace(settings, widths=base.widths[: (positions // 4).bit_length()])
+            settings = replace(settings, widths=base.widths[-(positions // 4).bit_length() :])
             model, told = trained_for(seconds - (seconds / 3 if f > 1 else 0), ldm, settings)
             row = {"f": f, "numbers": (size // f) ** 2 * first.latent, **facts, "steps": told["steps"]}
             row |= {"parameters": sum(parameter.numel() for parameter in model.parameters())}

@@ -43,7 +43,7 @@ class Settings:
     steps: int = number(200, 1, 10_000_000)
     batch: int = number(32, 1, 65536)
     parts: int = number(1, 1, 65536)  # that a batch is worked through in
-    lr: float = number(1e-3, 1e-8, 1.0)
+    lr: float = number(3e-3, 1e-8, 1.0)
     precision: str = choice("bf16", "no", "bf16")
     seed: int = number(0, 0, 2**31)
 
@@ -51,7 +51,7 @@ class Settings:
 PROFILES = {
     "smoke": Settings(steps=2, batch=2, count=8),
     "quick": Settings(),
-    "full": Settings(steps=1500),
+    "full": Settings(steps=2000, decoder="kl_styles"),
 }
 
 

@@ -21,7 +21,7 @@ from course.train.fit import fit
 from course.train.recipes import lora
 
 FEW, MANY = 10, 2000  # pictures
-LOOKS = (0, 25, 50, 100, 200, 400, 800)  # updates
+LOOKS = (0, 25, 50, 100, 200, 400)  # updates
 ROUNDS = 20  # draws of noises and times that the loss is a mean over
 
 
@@ -53,7 +53,7 @@ def main(argv=None):
     parser.add_argument("--smoke", action="store_true", help="a trial of seconds")
     options = parser.parse_args(argv)
     base = lora.Settings(decoder="kl_styles")
-    few, many, looks, samples, base = FEW, MANY, LOOKS, 100, replace(base, steps=LOOKS[-1])
+    few, many, looks, samples, base = FEW, MANY, LOOKS, 60, replace(base, steps=LOOKS[-1])
     if options.smoke:
         few, many, looks, samples, base = 2, 4, (0, 2), 2, replace(base, steps=2, batch=2)
     table = Table(

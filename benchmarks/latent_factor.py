@@ -5,7 +5,7 @@
 Fills the stored table "latent_factor".  Every row has the same training time in all: on latents a third of it trains
 the autoencoder, on pixels the diffusion model has all of it.  Each U-Net sees 16 x 16 positions at most, what attention
 at every level can afford on a CPU: larger grids enter as squares of pixels (`patch`).  The pictures have 32 x 32
-pixels, a quarter of chapter 7's, so that a few minutes are enough to learn something for every f.
+pixels, a quarter of chapter 7's, so that a quarter of an hour is enough to learn something for every f.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from course.train.timed import trained_for
 
 LATENT = {2: 3, 4: 4, 8: 16}  # numbers at each position of the latent
 POSITIONS = 16  # most on a side that a U-Net works on
-WIDTHS = (64, 128, 128)  # of the U-Nets at 16 x 16, 8 x 8 and 4 x 4 positions, from where each begins
+WIDTHS = (32, 64, 64)  # of the U-Nets at 16 x 16, 8 x 8 and 4 x 4 positions, from where each begins
 REBUILT = ("psnr", "frechet_reconstruction")  # what is kept of the autoencoder's metrics
 DRAWN = ("frechet", "frechet_floor", "precision", "recall", "ms_per_image")  # and of the model's
 DRAWN += tuple(f"right_{factor}" for factor in (*ldm.FACTORS, "everything"))
@@ -45,8 +45,8 @@ def main(argv=None):
     parser.add_argument("--into", help="folder for the table; by default that of the stored tables")
     parser.add_argument("--smoke", action="store_true", help="a trial of seconds")
     options = parser.parse_args(argv)
-    seconds, size, pictures, samples, factors = 600, 32, 30_000, 500, (8, 4, 2, 1)
-    base = ldm.Settings(widths=WIDTHS, ema=0.999)
+    seconds, size, pictures, samples, factors = 900, 32, 30_000, 500, (8, 4, 2, 1)
+    base = ldm.Settings(widths=WIDTHS, text_width=64, ema=0.999)
     if options.smoke:
         seconds, size, pictures, samples, factors = 0.1, 16, 50, 8, (4, 1)
         base = replace(base, widths=(16, 16, 16), groups=2, text_width=16, batch=8)

@@ -52,7 +52,7 @@ def main(argv=None):
     parser.add_argument("--into", help="folder for the table; by default that of the stored tables")
     parser.add_argument("--smoke", action="store_true", help="a trial of seconds")
     options = parser.parse_args(argv)
-    base = lora.Settings(decoder="kl_styles")
+    base = lora.Settings(decoder="kl_styles", batch=FEW)
     few, many, looks, samples, base = FEW, MANY, LOOKS, 60, replace(base, steps=LOOKS[-1])
     if options.smoke:
         few, many, looks, samples, base = 2, 4, (0, 2), 2, replace(base, steps=2, batch=2)

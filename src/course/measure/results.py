@@ -36,6 +36,7 @@ MODELS: dict[str, tuple[int, str]] = {
     "gpt_masks": (6, "GPT on the VQGAN's codes of shapes, map given"),
     "ldm": (7, "Latent diffusion of shapes, caption given"),
     "ldm_low": (7, "Latent diffusion of shapes, small picture given"),
+    "ldm_map": (7, "Latent diffusion of shapes, map given"),
     "ldm_hole": (7, "Latent diffusion of shapes, picture with a hole given"),
 }
 

@@ -14,25 +14,14 @@ from functools import partial
 
 import torch
 
-from course import measure
 from course.export.parts import opened
 from course.measure.tables import Table
-from course.train import weights
 from course.train.fit import Player, fit
 from course.train.processes import surroundings
 from course.train.recipes import lora
 
-CUT, TRAINED = (1, 2, 4, 8, 16, 32, 128), (1, 2, 4)
 WHOLE = 128  # at this rank and above nothing is cut: the widest matrices have 128 columns or rows
-
-
-@torch.no_grad()
-def verdict(parts, batch, seed):
-    """Shares of samples with the style, the kind and the colour of the scenes that the captions describe."""
-    made = parts.draw(batch["caption"], seed=seed)
-    seen = measure.read(weights.load("judge_shapes"), made)
-    told = measure.agreement(seen, measure.by_place(batch["factors"]), made.shape[2:])
-    return {name: told[name] for name in ("style", "kind", "colour")}
+CUT, TRAINED = (1, 2, 4, 8, 16, 32, WHOLE), (1, 2, 4)
 
 
 def cut(change, rank):
@@ -82,7 +71,7 @@ def main(argv=None):
         for rank in cuts:
             unet.load_state_dict({key: before[key] + cut(value, rank) for key, value in change.items()})
             kept = sum(energy(change[key], rank) for key in attention) / len(attention)
-            table.store({"way": "cut", "rank": rank, "energy": kept, **verdict(parts, batch, settings.seed)})
+            table.store({"way": "cut", "rank": rank, "energy": kept, **lora.judged(parts, batch, seed=settings.seed)})
             print(table.get("cut", rank), flush=True)
     for rank in trained:
         if table.get("adapter", rank) is not None:
@@ -93,7 +82,7 @@ def main(argv=None):
             pass
         player.module.eval()
         row = {"way": "adapter", "rank": rank, "parameters": sum(p.numel() for p in player.module.parameters())}
-        table.store(row | verdict(player.loss.args[1], batch, settings.seed))
+        table.store(row | lora.judged(player.loss.args[1], batch, seed=settings.seed))
         print(table.get("adapter", rank), flush=True)
 
 

@@ -12,11 +12,9 @@ from dataclasses import replace
 
 import torch
 
-from course import measure
 from course.data.base import DataSet
 from course.export.parts import Parts
 from course.measure.tables import Table
-from course.train import weights
 from course.train.fit import fit
 from course.train.recipes import lora
 
@@ -35,16 +33,6 @@ def error(settings: lora.Settings, parts: Parts, pictures: DataSet, count: int) 
         torch.manual_seed(number)
         total += lora.loss(settings, parts, given).item()
     return total / ROUNDS
-
-
-@torch.no_grad()
-def drawn(parts: Parts, batch: dict, seed: int) -> dict[str, float]:
-    """Shares of samples with the style, kind and colour of the scenes that the captions describe."""
-    made = parts.draw(batch["caption"], seed=seed)
-    told = measure.agreement(
-        measure.read(weights.load("judge_shapes"), made), measure.by_place(batch["factors"]), made.shape[2:]
-    )
-    return {name: told[name] for name in ("style", "kind", "colour")}
 
 
 def main(argv=None):
@@ -81,7 +69,7 @@ def main(argv=None):
                 row = {"pictures": pictures, "updates": updates}
                 row |= {"own": error(settings, parts, own, min(pictures, samples))}
                 row |= {"unseen": error(settings, parts, test, samples)}
-                table.store(row | drawn(parts, test.batch(range(samples)), settings.seed))
+                table.store(row | lora.judged(parts, test.batch(range(samples)), seed=settings.seed))
                 print(table.get(pictures, updates), flush=True)
 
 

@@ -187,3 +187,16 @@ def test_a_result_can_be_used_and_a_training_resumed(tmp_path, bottleneck, monke
     x = kl.load(SMOKE, "test")[0].batch(range(3))["image"]
     assert one(x)[0].shape == other(x)[0].shape == x.shape
     assert measure.psnr(x, one(x)[0]) > 0
+
+
+def test_a_decoder_that_learns_on_leaves_the_latents_as_they_were():
+    one, other = weights.load("kl"), weights.load("kl_styles")
+    x = data.load("shapes", "test", size=64, styles=STYLES).batch(range(2))["image"]
+    with torch.no_grad():
+        z = one.encode(x).z
+        assert torch.equal(other.encode(x).z, z)
+        assert not torch.equal(other.decode(z), one.decode(z))
+    network = kl.model(replace(weights.settings("kl"), start="kl"))
+    assert not any(parameter.requires_grad for parameter in network.encoder.parameters())
+    assert all(parameter.requires_grad for parameter in network.decoder.parameters())
+    assert torch.equal(network.eval().encode(x).z, z)

@@ -74,3 +74,12 @@ def test_a_controlnet_changes_nothing_before_it_has_learnt_and_at_strength_zero(
             parameter.normal_()
     assert not torch.equal(controlnet.controlled(parts, network, edges).draw(captions, steps=2), alone)
     assert torch.equal(controlnet.controlled(parts, network, edges, 0.0).draw(captions, steps=2), alone)
+
+
+def test_a_decoder_for_other_latents_is_refused(tmp_path):
+    with pytest.raises(UserError, match="kl has other latents than ldm: train it with start=kl"):
+        opened("ldm", "kl")
+    with pytest.raises(UserError, match="has a decoder of its own; leave out kl_styles"):
+        opened(str(tmp_path), "kl_styles")
+    drawn, again = (opened("ldm", name).draw(["red circle"], steps=2) for name in ("", "kl_styles"))
+    assert 0 < (drawn - again).abs().max()  # another decoder

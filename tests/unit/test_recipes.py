@@ -225,7 +225,7 @@ def test_shipped_weights_still_measure_what_their_file_says(name):
         elif kind == ldm.LOW:
             assert measure.psnr(x, fake) == pytest.approx(stored["psnr"], abs=1)
         elif kind == ldm.MAP:
-            assert gpt.overlap(fake, x, batch["mask"])["iou"] >= stored["iou"] - 0.08  # scatters by 0.03
+            assert gpt.overlap(fake, x, batch["mask"])["iou"] >= stored["iou"] - 0.03
         else:  # what is not in the hole comes back nearly as the autoencoder gives it, 34 dB
             known = (batch["hole"] == 0).expand_as(x)
             assert (fake - x)[known].square().mean() < 4 * 10**-2.9
@@ -234,10 +234,7 @@ def test_shipped_weights_still_measure_what_their_file_says(name):
         settings = weights.settings(name)
         parts, batch = opened(settings.base, settings.decoder), lora.load(settings, "test").batch(range(40))
         model.attach(parts.pipe.unet)
-        made = parts.draw(batch["caption"], steps=10)
-        told = measure.agreement(
-            measure.read(weights.load("judge_shapes"), made), measure.by_place(batch["factors"]), made.shape[2:]
-        )
+        told = lora.judged(parts, batch, steps=10)
         assert told["style"] >= stored["style"] - 0.15 and told["kind"] >= stored["kind"] - 0.1
     elif weights.info(name)["recipe"] == "controlnet":
         settings = weights.settings(name)  # 20 samples of ten steps instead of 100 of twenty

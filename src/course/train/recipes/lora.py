@@ -104,21 +104,31 @@ def build(settings: Settings, model_: Adapter | None = None) -> Task:
 
 
 @torch.no_grad()
+def judged(parts: Parts, batch: dict, **options: int) -> dict[str, float]:
+    """Shares of samples with the style, kind and colour of the scenes that a batch's captions describe.
+
+    options: of `Parts.draw`.
+    """
+    from course.train import weights
+
+    made = parts.draw(batch["caption"], **options)
+    seen = measure.read(weights.load("judge_shapes"), made)
+    told = measure.agreement(seen, measure.by_place(batch["factors"]), made.shape[2:])
+    return {name: told[name] for name in ("style", "kind", "colour")}
+
+
+@torch.no_grad()
 def metrics(settings: Settings, adapter: Adapter, count: int = 200) -> dict[str, float]:
     """How often samples have the style, and obey their captions, without (0) and with the adapter."""
     if settings.dataset != "shapes":
         return {}
-    from course.train import weights
-
     batch, parts = load(settings, "test").batch(range(count)), opened(settings.base, settings.decoder)
     adapter.detach()  # from the network that it was trained with
     adapter.attach(parts.pipe.unet)
     numbers = [sum(p.numel() for p in module.parameters()) for module in (adapter, parts.pipe.unet)]
-    found, wanted = {"share": numbers[0] / numbers[1]}, measure.by_place(batch["factors"])
+    found = {"share": numbers[0] / numbers[1]}
     for name, scale in (("without_", 0.0), ("", 1.0)):
         adapter.scale = scale
-        made = parts.draw(batch["caption"], seed=settings.seed)
-        told = measure.agreement(measure.read(weights.load("judge_shapes"), made), wanted, made.shape[2:])
-        found |= {f"{name}{factor}": told[factor] for factor in ("style", "kind", "colour")}
+        found |= {f"{name}{factor}": share for factor, share in judged(parts, batch, seed=settings.seed).items()}
     adapter.detach()
     return found
